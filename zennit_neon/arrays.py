@@ -1,0 +1,157 @@
+"""What users hand us and want back: arrays, tensors and tables, read batch by batch and answered in kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Table", "complaint", "progress_bar"]
+
+#: Numbers that a batch of points may take in each array of its size.
+BATCH_ELEMENTS = 2**20
+
+
+class Table:
+    """A data set of points (N, d, ...) that is read in batches.
+
+    Parameters
+    ----------
+    X : ndarray, Tensor, DataFrame, or nested lists of numbers
+        Integers are read as float64, except in tensors, where they are refused.
+
+    Raises
+    ------
+    TypeError, ValueError
+        That name X, what was expected and what came.
+    """
+
+    def __init__(self, X: Any):
+        self.kind = "numpy"
+        self.names: list[str] | None = None
+        pandas = sys.modules.get("pandas")
+        if isinstance(X, Tensor):
+            self.kind = "torch"
+            if not X.dtype.is_floating_point:
+                raise TypeError(f"X must be a floating point tensor, got {X.dtype}; call X.float() first")
+            X = X.detach()
+        elif pandas is not None and isinstance(X, pandas.DataFrame):
+            self.kind = "pandas"
+            text = [column for column, kind in X.dtypes.items() if getattr(kind, "kind", "O") not in "fiub"]
+            if text:
+                raise TypeError(f"X must hold numbers, but its columns {text} do not; drop or encode them")
+            if X.shape[1] == 0:
+                raise ValueError("X has no columns")
+            self.names = [str(column) for column in X.columns]
+            self.dtype = _float_type(np.result_type(*(getattr(t, "numpy_dtype", t) for t in X.dtypes)))
+        else:
+            if hasattr(X, "toarray"):
+                raise TypeError(f"X must be dense, got the sparse {type(X).__name__}; pass X.toarray()")
+            try:
+                X = np.asarray(X)
+            except ValueError as error:
+                raise ValueError(f"X must be an array of shape (N, d): {error}") from None
+            if X.dtype.kind not in "fiub":
+                raise TypeError(f"X must hold numbers, got an array of {X.dtype}")
+            self.dtype = _float_type(X.dtype)
+        self.X, self.shape = X, tuple(X.shape)
+        if len(self.shape) < 2:
+            raise ValueError(f"X must have shape (N, d), got {self.shape}; a single point x is X = x[None]")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def check_width(self, n_features: int) -> None:
+        """Refuse X unless it has ``n_features`` features."""
+        if self.shape[1] != n_features:
+            raise ValueError(f"X has {self.shape[1]} features, but {n_features} were expected (shape {self.shape})")
+
+    def check_names(self, names: Sequence[str] | None) -> None:
+        """Refuse a DataFrame whose columns are not ``names``, in this order."""
+        if self.kind == "pandas" and names is not None and self.names != list(names):
+            raise ValueError(f"X has the columns {self.names}, but the clustering was fitted on {list(names)}")
+
+    def read(self, start: int, stop: int, like: Tensor | None = None, cast: bool = False) -> Tensor:
+        """Points from ``start`` to ``stop``; a tensor stays on its device unless ``cast`` to be like ``like``."""
+        part = self.X[start:stop]
+        if not isinstance(part, Tensor):
+            if self.kind == "pandas":
+                part = part.to_numpy(self.dtype, na_value=np.nan)
+            part = torch.from_numpy(np.require(part, self.dtype, ["C", "W"]))
+            if like is not None:
+                part = part.to(like.device)
+        return part.to(like) if cast and like is not None else part
+
+    def batches(
+        self, size: int, progress: bool, title: str, like: Tensor | None = None, cast: bool = False
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Batches of X, as :meth:`read` reads them, with their place in X."""
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {size}")
+        with progress_bar(len(self), progress, title) as bar:
+            for start in range(0, len(self), size):
+                stop = min(start + size, len(self))
+                yield slice(start, stop), self.read(start, stop, like, cast)
+                bar.update(stop - start)
+
+    def batch_size(self, n_clusters: int) -> int:
+        """As many items as keep each array of a batch small, but enough for fast matrix products."""
+        locations = int(np.prod(self.shape[2:], dtype=np.int64))
+        rows = max(1024, BATCH_ELEMENTS // max(1, self.shape[1], n_clusters))
+        return max(1, rows // max(1, locations))
+
+    def check(self, place: slice, values: Tensor) -> Tensor:
+        """Return what was computed from the batch at ``place`` if it is finite, else ``ValueError``."""
+        if not bool(torch.isfinite(values).all()):
+            batch = self.read(place.start, place.stop)
+            raise ValueError(complaint("X", batch, values.dtype, place.start, self.names))
+        return values
+
+    def empty(self, shape: tuple[int, ...]) -> Tensor:
+        """Room for a result of the kind and dtype of X."""
+        if isinstance(self.X, Tensor):
+            return self.X.new_empty(shape)
+        return torch.from_numpy(np.empty(shape, self.dtype))
+
+    def like(self, result: Tensor) -> Any:
+        """A result of the shape of X, typed and indexed like X."""
+        if self.kind == "torch":
+            return result
+        if self.kind == "numpy":
+            return result.numpy()
+        return sys.modules["pandas"].DataFrame(result.numpy(), index=self.X.index, columns=self.X.columns)
+
+    def plain(self, result: Tensor) -> Any:
+        """A result of any other shape: a tensor for a tensor, else an array."""
+        return result if self.kind == "torch" else result.numpy()
+
+
+def complaint(name: str, x: Tensor, dtype: torch.dtype, first: int = 0, names: Sequence[str] | None = None) -> str:
+    """What is wrong with points (N, d, ...) from which something came out that is not finite."""
+    bad = ~torch.isfinite(x)
+    rows = bad.flatten(1).any(1).nonzero()[:, 0]
+    if not len(rows):
+        return f"{name} is so far from the clusters that evidence overflows {dtype}: scale the features or use float64"
+    columns = bad.transpose(0, 1).flatten(1).any(1).nonzero()[:5, 0].tolist()
+    where = [names[column] for column in columns] if names is not None else columns
+    return (
+        f"{name} must be finite, but it has NaN or infinite values in {len(rows)} or more rows "
+        f"(first in row {first + int(rows[0])}; features {where})"
+    )
+
+
+def progress_bar(total: int, show: bool, title: str, unit: str = "points") -> Any:
+    """A tqdm bar, silent unless ``show``."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=title, unit=unit, disable=not show)
+
+
+def _float_type(dtype: Any) -> np.dtype[Any]:
+    """The floating point type in which numbers of a type are read."""
+    dtype = np.dtype(dtype)
+    return dtype.newbyteorder("=") if dtype.kind == "f" and dtype.itemsize <= 8 else np.dtype(np.float64)

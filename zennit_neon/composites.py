@@ -1,0 +1,116 @@
+"""Composites: the rules of neuralised heads, put before whatever the user already has for the trunk."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+from zennit.composites import register_composite
+from zennit.core import BasicHook, Composite, Hook
+from zennit.rules import Pass
+
+from .heads import Head
+from .rules import ClosedForm, Midpoint, MinTakeMost
+from .types import Contrast, Evidence, Minimum, NeonLayer, Normalization
+
+__all__ = ["Neon"]
+
+
+@register_composite("neon")
+class Neon(Composite):
+    """Rules for the layers of neuralised clusterings, then the rules of ``trunk_composite`` for everything else.
+
+    Parameters
+    ----------
+    trunk_composite : zennit.core.Composite, optional
+        Any Zennit composite. Its canonizers are applied as they would be without NEON. Without one, only heads get
+        rules, which is what a model that is nothing but a head needs.
+    beta : float, optional
+        Stiffness of min-take-most (Eq. 2, paper 1); that of each head (``head.calibrate``) if not given.
+    competitor : int, optional
+        Explain why the cluster *rather than this one*: all relevance flows through this competitor.
+    canonizers : list of zennit.canonizers.Canonizer, optional
+        Applied besides those of ``trunk_composite``.
+
+    Warns
+    -----
+    UserWarning
+        When it is registered to a model without a neuralised head, and when ``trunk_composite`` has a rule for a
+        layer of a head, which it does not get.
+
+    Examples
+    --------
+    >>> import torch, zennit_neon as neon
+    >>> from zennit.attribution import Gradient
+    >>> from zennit.composites import EpsilonPlus
+    >>> trunk = torch.nn.Sequential(torch.nn.Linear(4, 2, bias=False), torch.nn.ReLU())
+    >>> model = torch.nn.Sequential(trunk, neon.NeuralizedKMeans(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), beta=1.0))
+    >>> with Gradient(model, Neon(EpsilonPlus())) as attributor:
+    ...     evidence, relevance = attributor(torch.rand(3, 4), lambda evidence: evidence.clamp(min=0))
+    >>> relevance.shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        trunk_composite: Composite | None = None,
+        beta: float | None = None,
+        competitor: int | None = None,
+        canonizers: list[Any] | None = None,
+    ):
+        if trunk_composite is not None and not isinstance(trunk_composite, Composite):
+            raise TypeError(f"trunk_composite must be an instance of a zennit Composite, got {trunk_composite!r}")
+        self.trunk_composite = trunk_composite
+        self.rules: list[tuple[type, Hook]] = [
+            (Evidence, ClosedForm(beta, competitor)),
+            (Minimum, MinTakeMost(beta, competitor)),
+            (Contrast, Midpoint()),
+            (Normalization, Pass()),
+        ]
+        trunk_canonizers = [] if trunk_composite is None else trunk_composite.canonizers
+        self._own_canonizers = list(canonizers or [])
+        super().__init__(module_map=self.mapping, canonizers=[*self._own_canonizers, *trunk_canonizers])
+
+    def replaced(self, beta: float | None = None, competitor: int | None = None) -> Neon:
+        """A composite with the same trunk and canonizers, and other parameters of the head's rules."""
+        return type(self)(self.trunk_composite, beta, competitor, self._own_canonizers)
+
+    def mapping(self, ctx: dict[Any, Any], name: str, module: nn.Module) -> Hook | None:
+        """The rule for one module, as Zennit's composites look it up (ours first)."""
+        heads = ctx.setdefault("neon_heads", [])
+        if isinstance(module, Head):
+            heads.append(name)
+        own = next((hook for group, hook in self.rules if isinstance(module, group)), None)
+        foreign = None
+        if self.trunk_composite is not None:
+            foreign = self.trunk_composite.module_map(ctx.setdefault("neon_trunk", {}), name, module)
+        inside = own is not None or any(name == head or name.startswith(f"{head}.") or head == "" for head in heads)
+        if not inside:
+            return foreign
+        if foreign is not None and not isinstance(foreign, (ClosedForm, MinTakeMost, Midpoint, Pass)):
+            warnings.warn(
+                f"the trunk composite has {type(foreign).__name__} for {name or 'the model'!r} "
+                f"({type(module).__name__}), a layer of a neuralised head; it keeps NEON's rule instead",
+                stacklevel=2,
+            )
+        return own
+
+    def register(self, module: nn.Module) -> None:
+        """Attach the rules to a model until ``remove`` (or the end of the context)."""
+        if BasicHook.backward.__module__ != "zennit.core":
+            raise RuntimeError(
+                "zennit.core.BasicHook was replaced by "
+                f"{BasicHook.backward.__module__} (a monkey patch such as lxt's): rules in the trunk would be wrong"
+            )
+        try:
+            super().register(module)
+            if not any(isinstance(child, NeonLayer) for child in module.modules()):
+                warnings.warn(
+                    f"{type(module).__name__} has no neuralised head, so Neon only applies the trunk composite: "
+                    "end the model in zennit_neon.neuralize(...)",
+                    stacklevel=3,
+                )
+        except BaseException:  # also a warning that the user turned into an error: leave no hook behind
+            self.remove()
+            raise

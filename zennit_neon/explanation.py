@@ -1,0 +1,314 @@
+"""``explain``: why is this point in this cluster? And the :class:`Explanation` it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from zennit.core import Composite
+
+from . import functional
+from .arrays import Table
+from .heads import Head, margins, stiffness
+from .neuralize import neuralize
+from .routes import Closed, Trunk
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["explain", "Explanation"]
+
+
+def explain(
+    model: Any,
+    X: Any,
+    *,
+    cluster: int | Sequence[int] | None = None,
+    competitor: int | None = None,
+    beta: float | None = None,
+    composite: Composite | None = None,
+    feature_names: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Explanation:
+    """Explain cluster assignments in terms of input features (paper 1, Section II).
+
+    Parameters
+    ----------
+    model
+        Anything that :func:`~zennit_neon.neuralize` takes (a fitted estimator or Pipeline, centroids, a head), or a
+        ``torch.nn.Module`` that ends in one head, together with ``composite``.
+    X : ndarray, Tensor or DataFrame, shape (N, d) or (N, d, ...)
+        Points to explain. Every location of (N, d, ...) is a point.
+    cluster : int or sequence of int, optional
+        Explain this cluster for every point (or one for each point); by default the one a point is assigned to.
+    competitor : int, optional
+        Explain why the cluster *rather than this one*: :math:`h_{ck}` alone, to which relevance then sums. Points
+        whose cluster is the competitor itself get 0.
+    beta : float, optional
+        Stiffness of min-take-most (Eq. 2). By default that of the head, and if the head has none, the inverse of the
+        mean evidence over X (Eq. 3).
+    composite : zennit.core.Composite, optional
+        Rules for the layers before the head, where ``model`` has any: ``Neon(EpsilonPlus())`` or any Zennit
+        composite, which ``Neon`` is then put around.
+    feature_names : sequence of str, optional
+        By default the columns of a DataFrame, or the names that the estimator was fitted with.
+    batch_size : int, optional
+        Rows of X at a time. Memory beyond input and output is bounded for any value.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument, what was expected and what came.
+
+    Notes
+    -----
+    For the assigned cluster, relevance sums to evidence in every row. For another cluster (``cluster=``) it does as
+    well, but a competitor that is about as far away as the cluster in question may carry large relevance of both
+    signs: its neuron is nearly switched off while it takes its share, and the quotient of both is large. Below
+    :math:`|h_{ck}| < \\sqrt{\\epsilon} |f_c|` that share goes to the nearest competitor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> e = explain(np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[0.5, 0.0], [2.0, 1.0]]))
+    >>> e.cluster
+    array([0, 1])
+    >>> e.relevance
+    array([[2., 0.],
+           [4., 0.]])
+    >>> e.evidence
+    array([2., 4.])
+    """
+    is_trunk = isinstance(model, nn.Module) and not isinstance(model, Head)
+    route = Trunk(model, composite) if is_trunk else Closed(neuralize(model))
+    if composite is not None and not is_trunk:
+        raise ValueError("composite is for a torch module with layers before its head, got a clustering")
+    head, table = route.head, Table(X)
+    route.check(table)
+    if not is_trunk:
+        table.check_names(head.feature_names)
+    shape = route.shape_of(table.shape)
+    competitor = None if competitor is None else int(_ids(competitor, "competitor", head, ()))
+    chosen = None if cluster is None else _ids(cluster, "cluster", head, shape)
+    if competitor is not None and chosen is not None and bool((chosen == competitor).all()):
+        raise ValueError(f"competitor must be another cluster than the explained one, got {competitor} for both")
+    stiff = functional.check_beta(beta)
+    stiff = head.beta if stiff is None else stiff
+    with torch.no_grad():
+        if stiff is None and competitor is None and len(table):
+            total = 0.0
+            for place, x in route.batches(table, batch_size, progress, "calibrate"):
+                total += float(margins(route.scores(table, place, x, keep=True)[1]).sum(dtype=torch.float64))
+            stiff = stiffness(total, torch.Size(shape).numel())
+        source = _Source(route, table, torch.empty(shape, dtype=torch.int64), competitor, stiff, batch_size, progress)
+        relevance, evidence = source.relevance(chosen)
+    return Explanation(
+        relevance=table.like(relevance),
+        evidence=table.plain(evidence),
+        cluster=table.plain(source.cluster.to(evidence.device)),
+        beta=stiff,
+        feature_names=_names(feature_names, table, head, is_trunk),
+        n_clusters=head.n_clusters,
+        labels=head.labels,
+        _source=source,
+    )
+
+
+@dataclass
+class _Source:
+    """What an explanation was computed from, for what is only computed when somebody asks."""
+
+    route: Closed
+    table: Table
+    cluster: Tensor
+    competitor: int | None
+    beta: float | None
+    batch_size: int | None
+    progress: bool
+
+    def relevance(self, chosen: Tensor | None, through: int | None = None) -> tuple[Tensor, Tensor]:
+        """Relevance like X and evidence; notes the explained clusters."""
+        relevance, evidence = self.table.empty(self.table.shape), self.table.empty(tuple(self.cluster.shape))
+        rule = self.competitor if through is None else through
+        with torch.no_grad(), self.route.attached(self.beta, rule):
+            for place, x in self.route.batches(self.table, self.batch_size, self.progress, "explain"):
+                part = None if chosen is None else chosen[place]
+                found = self.route.explain(self.table, place, x, part, self.competitor, self.beta, through)
+                for room, values in zip((relevance, evidence, self.cluster), found, strict=True):
+                    room[place] = self.table.check(place, values.to(room)) if values.dtype != room.dtype else values
+        return relevance, evidence
+
+    def shares(self) -> Tensor:
+        """Relevance (N, K, ...) through each competitor."""
+        shape = (self.cluster.shape[0], self.route.head.n_clusters, *self.cluster.shape[1:])
+        shares = self.table.empty(shape)
+        with torch.no_grad():
+            for place, x in self.route.batches(self.table, self.batch_size, self.progress, "competitors"):
+                part = self.route.shares(self.table, place, x, self.cluster[place], self.competitor, self.beta)
+                shares[place] = part.to(shares)
+        return shares
+
+
+@dataclass(repr=False)
+class Explanation:
+    """Relevance of features for cluster assignments, as :func:`explain` returns it.
+
+    Attributes
+    ----------
+    relevance : ndarray, Tensor or DataFrame, shaped like X
+        Typed and indexed like X; sums over features to ``evidence``.
+    evidence : ndarray or Tensor, shape (N,) or (N, ...)
+        :math:`f_c` of the explained cluster; positive exactly where a point is assigned to it. With a competitor,
+        :math:`h_{ck}`.
+    cluster : ndarray or Tensor of int64, shape (N,) or (N, ...)
+        The explained cluster of each point.
+    beta : float or None
+        Stiffness that was used; None where no pooling was involved.
+    feature_names : list of str or None
+    n_clusters : int
+    labels : tuple or None
+        Names of the clusters, where they have any.
+    """
+
+    relevance: Any
+    evidence: Any
+    cluster: Any
+    beta: float | None
+    feature_names: list[str] | None
+    n_clusters: int
+    labels: tuple[Any, ...] | None
+    _source: _Source = field(repr=False)
+
+    def __repr__(self) -> str:
+        shape = tuple(self._source.table.shape)
+        beta = "None" if self.beta is None else f"{self.beta:.4g}"
+        return f"Explanation(shape={shape}, n_clusters={self.n_clusters}, beta={beta})"
+
+    def __len__(self) -> int:
+        return len(self._source.table)
+
+    @property
+    def competitors(self) -> Any:
+        """Relevance that flowed through each competitor, (N, K) or (N, K, ...) (:math:`R_{ck}` of Eq. 2, paper 1).
+
+        Sums to evidence; 0 at the explained cluster itself. Computed anew at each call, from X as it is then.
+        """
+        return self._source.table.plain(self._source.shares())
+
+    def through(self, competitor: int) -> Any:
+        """The part of relevance that flowed through one competitor, like X (Fig. 4C, paper 2).
+
+        Sums over all competitors to ``relevance``; 0 for points whose explained cluster is the competitor.
+        """
+        source = self._source
+        k = int(_ids(competitor, "competitor", source.route.head, ()))
+        return source.table.like(source.relevance(source.cluster, through=k)[0])
+
+    def summary(self) -> pandas.DataFrame:
+        """Mean relevance of each feature over the points of each cluster: what makes this cluster.
+
+        Returns
+        -------
+        DataFrame, shape (K, d)
+            A cluster of which no point was explained has NaN.
+        """
+        import pandas
+
+        relevance, cluster = self._rows()
+        total = np.zeros((self.n_clusters, relevance.shape[1]))
+        np.add.at(total, cluster, relevance)
+        count = np.bincount(cluster, minlength=self.n_clusters).astype(float)
+        count[count == 0] = np.nan
+        index = pandas.Index(range(self.n_clusters) if self.labels is None else self.labels, name="cluster")
+        return pandas.DataFrame(total / count[:, None], index=index, columns=self._columns(relevance.shape[1]))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a point: its cluster, its evidence, and the relevance of each feature."""
+        import pandas
+
+        relevance, cluster = self._rows()
+        index = self.relevance.index if self._source.table.kind == "pandas" else None
+        frame = pandas.DataFrame(relevance, index=index, columns=self._columns(relevance.shape[1]))
+        names = cluster if self.labels is None else np.asarray(self.labels, dtype=object)[cluster]
+        frame.insert(0, "evidence", _array(self.evidence).ravel(), allow_duplicates=True)
+        frame.insert(0, "cluster", names, allow_duplicates=True)
+        return frame
+
+    def to_shap(self) -> Any:
+        """A ``shap.Explanation``, so that SHAP's plots can be used (needs the package ``shap``).
+
+        Base values are 0: relevance sums to evidence, with nothing left over.
+        """
+        import shap
+
+        relevance, _ = self._rows()
+        table = self._source.table
+        data = table.X.to_numpy() if table.kind == "pandas" else _array(table.X)
+        if relevance.shape != data.shape:
+            data = np.moveaxis(data, 1, -1).reshape(relevance.shape)
+        return shap.Explanation(
+            values=relevance,
+            base_values=np.zeros(len(relevance)),
+            data=data,
+            feature_names=self._columns(relevance.shape[1]),
+        )
+
+    def _rows(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Relevance (M, d) and cluster (M,), one row a point."""
+        relevance, cluster = _array(self.relevance), _array(self.cluster)
+        if cluster.ndim > 1:
+            relevance = np.moveaxis(relevance, 1, -1)
+        return relevance.reshape(cluster.size, -1), cluster.ravel()
+
+    def _columns(self, width: int) -> list[str]:
+        if self.feature_names is not None and len(self.feature_names) == width:
+            return self.feature_names
+        return [f"x{i}" for i in range(width)]
+
+
+def _array(values: Any) -> np.ndarray[Any, Any]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values)
+
+
+def _ids(value: Any, name: str, head: Head, shape: tuple[int, ...]) -> Tensor:
+    """Cluster numbers as int64 (``shape``), or ``ValueError`` that names the argument."""
+    ids = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+        raise TypeError(f"{name} must be whole numbers, got {value!r}")
+    if ids.ndim and ids.shape != shape:
+        raise ValueError(f"{name} must be one number, or have shape {shape}, got {tuple(ids.shape)}")
+    last = head.n_clusters - 1
+    wrong = ids[(ids < 0) | (ids > last)]
+    if wrong.numel():
+        raise ValueError(
+            f"{name}: cluster {int(wrong.flatten()[0])} was asked for, but this head has {last + 1} clusters (0 to {last})"
+        )
+    return ids.to("cpu", torch.int64).expand(shape)
+
+
+def _names(names: Sequence[str] | None, table: Table, head: Head, is_trunk: bool) -> list[str] | None:
+    """Names of the features: given, of the table, of the head, or numbered."""
+    width = table.shape[1]
+    if names is not None:
+        if len(names) != width:
+            raise ValueError(f"feature_names has {len(names)} names, but X has {width} features")
+        return [str(name) for name in names]
+    if table.names is not None:
+        return table.names
+    if head.feature_names is not None and not is_trunk:
+        return list(head.feature_names)
+    return [f"x{i}" for i in range(width)]

@@ -1,0 +1,304 @@
+"""A clustering as one module: from points to the evidence of each cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .affine import Affine, RowNorm, combine
+from .arrays import Table, complaint
+from .functional import check_beta
+from .layer import CentroidContrast, CentroidEvidence, MinPool, UnitNorm
+
+__all__ = ["Head", "NeuralizedKMeans"]
+
+
+class Head(nn.Module):
+    """What all neuralised clusterings share.
+
+    A head maps points ``(N, d, ...)`` to evidence ``(N, C, ...)`` of the clusters of interest. Evidence is positive
+    exactly for the cluster that a point is assigned to. Heads hold buffers, no parameters.
+
+    Attributes
+    ----------
+    n_clusters, n_features : int
+    labels : tuple or None
+        Names of the clusters, where the clustering has any.
+    feature_names : tuple of str or None
+        Names of the features, where they are known.
+    """
+
+    n_clusters: int
+    n_features: int
+    labels: tuple[Any, ...] | None
+    feature_names: tuple[str, ...] | None
+    norm: nn.Module
+
+    @property
+    def evidence_layer(self) -> Any:
+        """The layer with ``scores`` and ``redistribute``, which the closed form works on."""
+        raise TypeError(f"{type(self).__name__} does not say which layer computes its scores")
+
+    @property
+    def beta(self) -> float | None:
+        """Stiffness of min-take-most (Eq. 2, paper 1), or None as long as it is neither given nor calibrated."""
+        return next(module.beta for module in self.children() if hasattr(module, "beta"))
+
+    @property
+    def clusters(self) -> Tensor:
+        """Clusters of interest, one for each output."""
+        return self.evidence_layer.clusters
+
+    def calibrate(self, X: Any, *, batch_size: int | None = None, progress: bool = False) -> Head:
+        """Set the stiffness to the inverse of the mean evidence of the assigned clusters.
+
+        .. math:: \\beta = 1 / \\mathbb{E}[f_c] \\qquad \\text{(Eq. 3, paper 1)}
+
+        Parameters
+        ----------
+        X : ndarray, Tensor or DataFrame, shape (N, d, ...)
+            The data set.
+        batch_size : int, optional
+            Points at a time; by default as many as use memory well.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Head
+            The head itself.
+
+        Raises
+        ------
+        ValueError
+            If X is empty, or all points lie on boundaries.
+        """
+        table = Table(X)
+        table.check_width(self.n_features)
+        total = 0.0
+        size = batch_size or table.batch_size(self.n_clusters)
+        with torch.no_grad():
+            for place, x in table.batches(size, progress, "calibrate", next(self.buffers())):
+                margin = margins(table.check(place, self.evidence_layer.scores(self.rows(x))))
+                total += float(margin.sum(dtype=torch.float64))
+        self._set_beta(stiffness(total, torch.Size((len(table), *table.shape[2:])).numel()))
+        return self
+
+    def points(self, x: Tensor) -> Tensor:
+        """Inputs (N, d, ...) as they enter the evidence layer: half types in float32, row norm applied."""
+        return self.norm(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """:meth:`points` with one row a point: (M, d)."""
+        points = self.points(x)
+        return points if points.ndim == 2 else points.movedim(1, -1).flatten(0, -2)
+
+    def check_input(self, x: Any) -> Tensor:
+        """Return ``x`` if it is a floating point tensor (N, d, ...) (else ``TypeError`` or ``ValueError``)."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a Tensor, got {type(x).__name__}; zennit_neon.explain takes arrays and tables")
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"x must be a floating point tensor, got {x.dtype}; call x.float() first")
+        if x.ndim < 2 or x.shape[1] != self.n_features:
+            raise ValueError(f"x must have shape (N, {self.n_features}, ...), got {tuple(x.shape)}")
+        return x
+
+    def check_scores(self, x: Tensor, values: Tensor) -> Tensor:
+        """Return what was computed from ``x`` if it is finite, else ``ValueError`` that says why it is not."""
+        if torch.compiler.is_compiling() or bool(torch.isfinite(values).all()):
+            return values
+        raise ValueError(complaint("x", x, values.dtype))
+
+    def _set_beta(self, beta: float | None) -> None:
+        for module in self.children():
+            if hasattr(module, "beta"):
+                module.beta = beta
+
+
+def margins(scores: Tensor) -> Tensor:
+    """Evidence (M,) of the assigned clusters from scores (M, K)."""
+    best = scores.topk(2, dim=1).values
+    return best[:, 0] - best[:, 1]
+
+
+def stiffness(total: float, count: int) -> float:
+    """Eq. 3 (paper 1) from the sum of the evidence of ``count`` points in their clusters."""
+    if count == 0:
+        raise ValueError("beta = 1 / mean evidence (Eq. 3) needs at least one point, got none; give beta instead")
+    if total <= 0:
+        raise ValueError("beta = 1 / mean evidence (Eq. 3) is infinite: all points lie on boundaries between clusters")
+    return count / total
+
+
+class NeuralizedKMeans(Head):
+    """k-means as a two-layer network (Prop. 1, paper 1).
+
+    .. math:: f_c = \\min_{k \\neq c} h_{ck}, \\qquad h_{ck} = \\|x - \\mu_k\\|^2 - \\|x - \\mu_c\\|^2
+
+    Computes in coordinates centred at the clusters, so that data far from the origin do not cost digits, and in the
+    precision of its input (half types in float32).
+
+    Parameters
+    ----------
+    centroids : array, Tensor, or list of them, shape (K, d)
+        At least two, pairwise different, finite.
+    beta : float, optional
+        Stiffness of min-take-most (Eq. 2, paper 1), at least 0, infinity allowed; or call ``calibrate``.
+    clusters : sequence of int, optional
+        Clusters of interest: the outputs of the head, in this order. All clusters compete in any case.
+    explicit : bool
+        Build the detection layer with all its (C, K - 1) neurons and a min-pool, as two layers that can be hooked
+        one by one, in place of the one layer that computes evidence directly. The numbers are the same.
+    steps : sequence of Affine and RowNorm
+        Steps between the input and the space of the centroids. Relevance belongs to the input.
+    labels : sequence, optional
+        Names of the clusters.
+    feature_names : sequence of str, optional
+
+    Raises
+    ------
+    ValueError
+        Shape, K < 2, NaN or infinite entries, equal centroids, clusters that do not exist, negative beta.
+
+    Examples
+    --------
+    >>> head = NeuralizedKMeans([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0]])
+    >>> head(torch.tensor([[0.5, 0.0], [2.0, 1.0]]))
+    tensor([[  2.,  -2., -14.],
+            [ -4.,   4.,  -8.]])
+    """
+
+    centroids: Tensor
+
+    def __init__(
+        self,
+        centroids: Any,
+        *,
+        beta: float | None = None,
+        clusters: Sequence[int] | None = None,
+        explicit: bool = False,
+        steps: Iterable[Affine | RowNorm] = (),
+        labels: Sequence[Any] | None = None,
+        feature_names: Sequence[str] | None = None,
+    ):
+        super().__init__()
+        self.register_buffer("centroids", _checked_centroids(centroids))
+        self.n_clusters = len(self.centroids)
+        self.explicit = explicit
+        self.steps = tuple(steps)
+        self.labels = None if labels is None else tuple(labels)
+        before, norm, after = combine(self.steps, self.centroids.shape[1])
+        if after.out_features != self.centroids.shape[1]:
+            raise ValueError(
+                f"steps give {after.out_features} features, but the centroids have {self.centroids.shape[1]}"
+            )
+        self.norm = nn.Identity()
+        if norm is not None:
+            center = linear = None
+            if before is not None:
+                before, center = before.centred()
+                linear = before.linear
+            self.norm = UnitNorm(norm.order, center, linear)
+        whole = after if before is None else before.then(after)
+        self.n_features = whole.in_features
+        self.feature_names = None if feature_names is None else tuple(str(name) for name in feature_names)
+        if self.feature_names is not None and len(self.feature_names) != self.n_features:
+            raise ValueError(f"feature_names has {len(self.feature_names)} names for {self.n_features} features")
+        parts = (*_pull_back(self.centroids, whole), not whole.diagonal, self._chosen(clusters))
+        if explicit:
+            self.contrast = CentroidContrast(*parts)
+            self.pool = MinPool(parts[-1], check_beta(beta))
+        else:
+            self.evidence = CentroidEvidence(*parts, beta=check_beta(beta))
+
+    @property
+    def evidence_layer(self) -> CentroidContrast | CentroidEvidence:
+        """The layer with ``scores`` and ``redistribute``."""
+        return self.contrast if self.explicit else self.evidence
+
+    def after(self, steps: Iterable[Affine | RowNorm]) -> NeuralizedKMeans:
+        """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
+        steps = tuple(steps)
+        if not steps:
+            return self
+        return NeuralizedKMeans(
+            self.centroids,
+            beta=self.beta,
+            clusters=self.clusters.tolist(),
+            explicit=self.explicit,
+            steps=(*steps, *self.steps),
+            labels=self.labels,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evidence (N, C, ...) of points (N, d, ...), in the dtype of ``x``.
+
+        Raises
+        ------
+        TypeError
+            If ``x`` is not a floating point tensor.
+        ValueError
+            If ``x`` has another number of features, or NaN or infinite values, or overflows.
+        """
+        points = self.points(self.check_input(x))
+        evidence = self.pool(self.contrast(points)) if self.explicit else self.evidence(points)
+        return self.check_scores(x, evidence.to(x.dtype))
+
+    def extra_repr(self) -> str:
+        """Sizes for ``print``."""
+        return f"n_clusters={self.n_clusters}, n_features={self.n_features}, beta={self.beta}"
+
+    def _chosen(self, clusters: Sequence[int] | None) -> Tensor:
+        if clusters is None:
+            return torch.arange(self.n_clusters)
+        chosen = [int(cluster) for cluster in clusters]
+        wrong = [cluster for cluster in chosen if not 0 <= cluster < self.n_clusters]
+        if wrong or not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"clusters must be different numbers from 0 to {self.n_clusters - 1}, at least one, got {chosen}"
+            )
+        return torch.tensor(chosen)
+
+
+def _checked_centroids(centroids: Any) -> Tensor:
+    """Centroids as a tensor (K, d) in the precision they came in."""
+    if isinstance(centroids, (list, tuple)) and any(isinstance(row, Tensor) for row in centroids):
+        centroids = torch.stack([torch.as_tensor(row) for row in centroids])
+    try:
+        values = torch.as_tensor(centroids if isinstance(centroids, Tensor) else np.asarray(centroids)).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"centroids must be numbers of shape (K, d): {error}") from None
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.to(torch.float32 if values.dtype.is_floating_point else torch.float64)
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise ValueError(f"centroids must have shape (K, d), got {tuple(values.shape)}")
+    if len(values) < 2:
+        raise ValueError(f"a clustering needs at least 2 clusters to be explained, got {len(values)}")
+    bad = (~torch.isfinite(values)).any(1).nonzero()[:, 0].tolist()
+    if bad:
+        raise ValueError(f"centroids must be finite, but those of clusters {bad} are not (empty clusters?)")
+    _, inverse, counts = torch.unique(values, dim=0, return_inverse=True, return_counts=True)
+    if len(counts) < len(values):
+        twins = (inverse == counts.argmax()).nonzero()[:, 0].tolist()
+        raise ValueError(f"clusters {twins} have the same centroid, so no point can be told apart; merge them")
+    return values.clone()
+
+
+def _pull_back(centroids: Tensor, step: Affine) -> tuple[Tensor, Tensor, Tensor]:
+    """Center, weight and root of the first layer on the input of ``step``, in centred coordinates.
+
+    The center is rounded to float32: then subtracting it costs a float32 input at most one rounding.
+    """
+    exact = centroids.to("cpu", torch.float64)
+    preimage = step.preimage(exact)
+    center = preimage.mean(0).float().double()
+    centred = exact - step(center[None])
+    root = preimage - center
+    error = (step(preimage) - exact).norm() / centred.norm()
+    if error > 1e-6:
+        raise ValueError("the steps before the clustering do not reach all centroids, so that they have no pre-image")
+    return tuple(part.to(centroids) for part in (center, step.pull(centred), root))  # type: ignore[return-value]

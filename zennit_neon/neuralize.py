@@ -1,0 +1,303 @@
+"""From a clustering to a head: one small adapter per family of estimators."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .affine import Affine, RowNorm
+from .heads import Head, NeuralizedKMeans
+
+__all__ = ["neuralize", "affine_step"]
+
+Adapter = Callable[[Any], Any]
+
+
+def neuralize(clustering: Any) -> Head:
+    """Rewrite a clustering as an equivalent neural network, without retraining (paper 1, Section II).
+
+    Parameters
+    ----------
+    clustering
+        One of
+
+        - a fitted scikit-learn ``KMeans``, ``MiniBatchKMeans``, ``MeanShift``, ``AffinityPropagation`` (euclidean) or
+          ``NearestCentroid`` (euclidean, uniform priors);
+        - a fitted ``Pipeline`` that ends in one of them, whose other steps are affine (``StandardScaler``,
+          ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA``, ``TruncatedSVD``, feature selection) or a
+          ``Normalizer``. Relevance then belongs to the features that go into the pipeline;
+        - a trained ``faiss.Kmeans``;
+        - centroids: an array, a tensor, or a list of them, shape (K, d);
+        - a head, which is returned as it is;
+        - anything that was registered with ``neuralize.register``.
+
+    Returns
+    -------
+    Head
+        ``head(x).argmax(1)`` equals ``clustering.predict(x)``.
+
+    Raises
+    ------
+    ValueError
+        If the estimator is not fitted, or can not be rewritten exactly; the message says why.
+    TypeError
+        If nothing is known about the type of ``clustering``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn.cluster import KMeans
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> X = load_wine().data
+    >>> pipeline = make_pipeline(StandardScaler(), KMeans(3, random_state=0)).fit(X)
+    >>> head = neuralize(pipeline)
+    >>> bool((head(torch.tensor(X)).argmax(1).numpy() == pipeline.predict(X)).all())
+    True
+
+    A class of one's own:
+
+    >>> class Prototypes:
+    ...     def __init__(self, points):
+    ...         self.points = points
+    >>> @neuralize.register(Prototypes)
+    ... def _(clustering):
+    ...     return NeuralizedKMeans(clustering.points)
+    >>> neuralize(Prototypes([[0.0], [1.0]])).n_clusters
+    2
+    """
+    return _to_head(clustering)
+
+
+def affine_step(transformer: Any) -> Affine | RowNorm | None:
+    """Write a fitted transformer as an affine map or a row norm; None for a step that does nothing.
+
+    Raises
+    ------
+    ValueError
+        If the step is neither; register one of your own with ``affine_step.register``.
+    """
+    return _to_step(transformer)
+
+
+@functools.singledispatch
+def _to_head(clustering: Any) -> Head:
+    adapter = _lookup(clustering, _CLUSTERINGS)
+    if adapter is not None:
+        head = adapter(clustering)
+        assert isinstance(head, Head)
+        return head
+    for kind in type(clustering).__mro__:
+        if (reason := _REFUSED.get(kind.__name__)) and kind.__module__.startswith("sklearn."):
+            raise ValueError(f"{kind.__name__} can not be neuralised exactly: {reason}")
+    if isinstance(clustering, (np.ndarray, Tensor, list, tuple)) or hasattr(clustering, "__array__"):
+        return NeuralizedKMeans(clustering)
+    raise TypeError(
+        f"clustering must be a fitted clustering, a Pipeline that ends in one, centroids (K, d) or a head, "
+        f"got {type(clustering).__name__}; known are {sorted({name for _, name in _CLUSTERINGS})}, and what is added "
+        "with neuralize.register"
+    )
+
+
+@_to_head.register
+def _(clustering: Head) -> Head:
+    return clustering
+
+
+@functools.singledispatch
+def _to_step(transformer: Any) -> Affine | RowNorm | None:
+    if transformer is None or (isinstance(transformer, str) and transformer == "passthrough"):
+        return None
+    adapter = _lookup(transformer, _STEPS)
+    if adapter is None:
+        raise ValueError(
+            f"the step {type(transformer).__name__} is not known to be affine, so relevance can not be carried "
+            f"through it exactly; known are {sorted({name for _, name in _STEPS})}, and what is added with "
+            "affine_step.register"
+        )
+    step = adapter(transformer)
+    assert step is None or isinstance(step, (Affine, RowNorm))
+    return step
+
+
+neuralize.register = _to_head.register  # type: ignore[attr-defined]
+affine_step.register = _to_step.register  # type: ignore[attr-defined]
+
+
+def _lookup(estimator: Any, table: dict[tuple[str, str], Adapter]) -> Adapter | None:
+    """Adapter for the class of an estimator or the nearest base class; no library is imported for it."""
+    keys = ((kind.__module__.partition(".")[0], kind.__name__) for kind in type(estimator).__mro__)
+    return next((table[key] for key in keys if key in table), None)
+
+
+def _fitted(estimator: Any, attribute: str) -> Any:
+    """A fitted attribute of an estimator, or ``ValueError`` when it is not there yet."""
+    value = getattr(estimator, attribute, None)
+    if value is None:
+        raise ValueError(f"{type(estimator).__name__} is not fitted: it has no {attribute}; call fit first")
+    return value
+
+
+def _names(estimator: Any) -> list[str] | None:
+    names = getattr(estimator, "feature_names_in_", None)
+    return None if names is None else [str(name) for name in names]
+
+
+def _nearest_center(estimator: Any) -> NeuralizedKMeans:
+    return NeuralizedKMeans(_fitted(estimator, "cluster_centers_"), feature_names=_names(estimator))
+
+
+def _affinity_propagation(estimator: Any) -> NeuralizedKMeans:
+    if estimator.affinity != "euclidean":
+        raise ValueError(
+            f"AffinityPropagation with affinity={estimator.affinity!r} has no distances to points: use 'euclidean'"
+        )
+    if len(_fitted(estimator, "cluster_centers_")) == 0:
+        raise ValueError("AffinityPropagation did not converge: it has no cluster centers; change damping or max_iter")
+    return _nearest_center(estimator)
+
+
+def _nearest_centroid(estimator: Any) -> NeuralizedKMeans:
+    centroids = _fitted(estimator, "centroids_")
+    if estimator.metric != "euclidean":
+        raise ValueError(f"NearestCentroid with metric={estimator.metric!r} is not linear: use 'euclidean'")
+    priors = np.asarray(getattr(estimator, "class_prior_", np.full(len(centroids), 1 / len(centroids))))
+    if not np.allclose(priors, priors[0]):
+        raise ValueError(f"NearestCentroid with unequal priors {priors} does not predict the nearest centroid")
+    return NeuralizedKMeans(centroids, labels=estimator.classes_.tolist(), feature_names=_names(estimator))
+
+
+def _faiss(estimator: Any) -> NeuralizedKMeans:
+    return NeuralizedKMeans(_fitted(estimator, "centroids"))
+
+
+def _pipeline(pipeline: Any) -> Head:
+    steps = [step for name, transformer in pipeline.steps[:-1] if (step := _named_step(name, transformer)) is not None]
+    head = neuralize(pipeline.steps[-1][1])
+    if not hasattr(head, "after"):
+        raise ValueError(f"{type(head).__name__} can not be put behind the steps of a Pipeline")
+    head = head.after(steps)
+    names = _names(pipeline)
+    head.feature_names = None if names is None else tuple(names)
+    assert isinstance(head, Head)
+    return head
+
+
+def _named_step(name: str, transformer: Any) -> Affine | RowNorm | None:
+    try:
+        return affine_step(transformer)
+    except ValueError as error:
+        raise ValueError(f"step {name!r} of the Pipeline: {error}") from None
+
+
+def _standard_scaler(step: Any) -> Affine:
+    size = _fitted(step, "n_features_in_")
+    scale = np.ones(size) if step.scale_ is None else step.scale_
+    mean = np.zeros_like(scale) if not step.with_mean or step.mean_ is None else step.mean_
+    return Affine(1 / scale, -mean / scale)
+
+
+def _min_max_scaler(step: Any) -> Affine:
+    if step.clip:
+        raise ValueError("MinMaxScaler with clip=True is not affine outside of the range of its training data")
+    return Affine(_fitted(step, "scale_"), step.min_)
+
+
+def _max_abs_scaler(step: Any) -> Affine:
+    if getattr(step, "clip", False):
+        raise ValueError("MaxAbsScaler with clip=True is not affine outside of the range of its training data")
+    return Affine(1 / _fitted(step, "scale_"))
+
+
+def _robust_scaler(step: Any) -> Affine:
+    size = _fitted(step, "n_features_in_")
+    scale = np.ones(size) if step.scale_ is None else step.scale_
+    center = np.zeros(size) if step.center_ is None else step.center_
+    return Affine(1 / scale, -center / scale)
+
+
+def _pca(step: Any) -> Affine:
+    components = np.asarray(_fitted(step, "components_"), dtype=np.float64)
+    scale = np.ones(len(components))
+    if step.whiten:
+        # as PCA.transform does: variances of 0 do not blow up
+        scale = np.maximum(np.sqrt(step.explained_variance_), np.finfo(step.explained_variance_.dtype).eps)
+    linear = components / scale[:, None]
+    return Affine(linear, -(linear @ step.mean_), components.T * scale)
+
+
+def _truncated_svd(step: Any) -> Affine:
+    components = _fitted(step, "components_")
+    return Affine(components, None, components.T)
+
+
+def _normalizer(step: Any) -> RowNorm:
+    return RowNorm(step.norm)
+
+
+def _selector(step: Any) -> Affine:
+    """Feature selection: rows of the identity."""
+    _fitted(step, "n_features_in_")
+    support = step.get_support()
+    linear = np.eye(len(support))[support]
+    return Affine(linear, None, linear.T)
+
+
+def _function_transformer(step: Any) -> None:
+    if step.func is not None:
+        raise ValueError(f"FunctionTransformer applies {step.func!r}, of which nothing is known")
+
+
+def _pipeline_step(step: Any) -> Affine | RowNorm | None:
+    """A Pipeline of transformers within a Pipeline."""
+    parts = [part for name, inner in step.steps if (part := _named_step(name, inner)) is not None]
+    whole = parts[0] if parts else None
+    for part in parts[1:]:
+        if not isinstance(whole, Affine) or not isinstance(part, Affine):
+            raise ValueError("a nested Pipeline must be affine; list its steps in the outer Pipeline")
+        whole = whole.then(part)
+    return whole
+
+
+_CLUSTERINGS: dict[tuple[str, str], Adapter] = {
+    ("sklearn", "KMeans"): _nearest_center,
+    ("sklearn", "MiniBatchKMeans"): _nearest_center,
+    ("sklearn", "MeanShift"): _nearest_center,
+    ("sklearn", "AffinityPropagation"): _affinity_propagation,
+    ("sklearn", "NearestCentroid"): _nearest_centroid,
+    ("sklearn", "Pipeline"): _pipeline,
+    ("faiss", "Kmeans"): _faiss,
+}
+
+_STEPS: dict[tuple[str, str], Adapter] = {
+    ("sklearn", "StandardScaler"): _standard_scaler,
+    ("sklearn", "MinMaxScaler"): _min_max_scaler,
+    ("sklearn", "MaxAbsScaler"): _max_abs_scaler,
+    ("sklearn", "RobustScaler"): _robust_scaler,
+    ("sklearn", "PCA"): _pca,
+    ("sklearn", "IncrementalPCA"): _pca,
+    ("sklearn", "TruncatedSVD"): _truncated_svd,
+    ("sklearn", "Normalizer"): _normalizer,
+    ("sklearn", "SelectorMixin"): _selector,
+    ("sklearn", "FunctionTransformer"): _function_transformer,
+    ("sklearn", "Pipeline"): _pipeline_step,
+}
+
+_REFUSED = {
+    "BisectingKMeans": "its predict walks a tree of splits, so a point is not always in the cluster of the nearest "
+    "centroid. Use KMeans, or give its cluster_centers_ to explain the nearest centroid instead",
+    "DBSCAN": "it has no rule for new points",
+    "HDBSCAN": "it has no rule for new points",
+    "OPTICS": "it has no rule for new points",
+    "AgglomerativeClustering": "it has no rule for new points",
+    "FeatureAgglomeration": "it clusters features, not points",
+    "SpectralClustering": "it has no rule for new points",
+    "Birch": "it assigns to the nearest of many subclusters, not to the nearest cluster",
+    "GaussianMixture": "its clusters are separated by quadrics, not by the nearest centroid",
+    "BayesianGaussianMixture": "its clusters are separated by quadrics, not by the nearest centroid",
+}

@@ -1,0 +1,39 @@
+"""Groups of layers, to be used in the layer maps of Zennit composites."""
+
+from __future__ import annotations
+
+from zennit.types import SubclassMeta
+
+from . import layer
+
+__all__ = ["Contrast", "Evidence", "Minimum", "Normalization", "NeonLayer"]
+
+
+class Contrast(metaclass=SubclassMeta):
+    """Detection layers whose neurons compare a cluster with one competitor."""
+
+    __subclass__ = (layer.CentroidContrast,)
+
+
+class Minimum(metaclass=SubclassMeta):
+    """Pooling layers that take the minimum over competitors."""
+
+    __subclass__ = (layer.MinPool,)
+
+
+class Evidence(metaclass=SubclassMeta):
+    """Layers that compute evidence in one step and have a closed-form rule."""
+
+    __subclass__ = (layer.CentroidEvidence,)
+
+
+class Normalization(metaclass=SubclassMeta):
+    """Layers whose scale is a constant for propagation."""
+
+    __subclass__ = (layer.UnitNorm,)
+
+
+class NeonLayer(metaclass=SubclassMeta):
+    """Any layer of a neuralised clustering."""
+
+    __subclass__ = (Contrast, Minimum, Evidence, Normalization)
