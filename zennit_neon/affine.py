@@ -6,7 +6,6 @@ map: apply it, apply its transpose to a direction, and find a pre-image of a poi
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 
 import torch
@@ -83,9 +82,7 @@ class Affine:
     def then(self, after: Affine) -> Affine:
         """The map that applies this one first and ``after`` second."""
         if after.in_features != self.out_features:
-            raise ValueError(
-                f"a step that takes {after.in_features} features follows one that gives {self.out_features}"
-            )
+            raise ValueError(f"a step takes {after.in_features} features, but the one before gives {self.out_features}")
         return Affine(
             _compose(after.linear, self.linear), after(self.offset[None])[0], _compose(self.inverse, after.inverse)
         )
@@ -148,26 +145,21 @@ def combine(steps: Iterable[Affine | RowNorm], n_features: int) -> tuple[Affine 
     Raises
     ------
     ValueError
-        If there are two row norms with an affine step between them: then the second scale does not commute with the
-        offset, and no single scale a point exists.
+        If there are two different row norms: there is then no single scale for each point.
     """
-    groups = [(kind, list(group)) for kind, group in itertools.groupby(steps, type)]
-    norms = [group for kind, group in groups if kind is RowNorm]
-    if len(norms) > 1:
-        raise ValueError("steps with two row norms and an affine step between them can not be written as one scale")
-    identity = Affine(torch.ones(n_features, dtype=torch.float64))
-    maps: list[Affine | None] = [None, None]
+    before: Affine | None = None
     norm: RowNorm | None = None
-    for kind, group in groups:
-        if kind is RowNorm:
-            if len({step.order for step in group}) > 1:
-                raise ValueError("row norms of different orders follow each other; keep the last one")
-            norm = group[0]
-            continue
-        whole = group[0]
-        for step in group[1:]:
-            whole = whole.then(step)
-        maps[norm is not None] = whole
+    after: Affine | None = None
+    for step in steps:
+        if isinstance(step, RowNorm):
+            if norm is not None and (after is not None or step.order != norm.order):
+                raise ValueError("steps with two different row norms can not be written as one scale of each point")
+            norm = step
+        elif norm is None:
+            before = step if before is None else before.then(step)
+        else:
+            after = step if after is None else after.then(step)
+    identity = Affine(torch.ones(n_features, dtype=torch.float64))
     if norm is None:
-        return None, None, maps[0] or identity
-    return maps[0], norm, maps[1] or identity
+        return None, None, before or identity
+    return before, norm, after or identity

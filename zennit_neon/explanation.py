@@ -35,7 +35,7 @@ def explain(
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Explanation:
-    """Explain cluster assignments in terms of input features (paper 1, Section II).
+    r"""Explain cluster assignments in terms of input features (paper 1, Section II).
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def explain(
     For the assigned cluster, relevance sums to evidence in every row. For another cluster (``cluster=``) it does as
     well, but a competitor that is about as far away as the cluster in question may carry large relevance of both
     signs: its neuron is nearly switched off while it takes its share, and the quotient of both is large. Below
-    :math:`|h_{ck}| < \\sqrt{\\epsilon} |f_c|` that share goes to the nearest competitor.
+    :math:`|h_{ck}| < \sqrt{\epsilon} |f_c|` that share goes to the nearest competitor.
 
     Examples
     --------
@@ -295,7 +295,8 @@ def _ids(value: Any, name: str, head: Head, shape: tuple[int, ...]) -> Tensor:
     wrong = ids[(ids < 0) | (ids > last)]
     if wrong.numel():
         raise ValueError(
-            f"{name}: cluster {int(wrong.flatten()[0])} was asked for, but this head has {last + 1} clusters (0 to {last})"
+            f"{name}: relevance of cluster {int(wrong.flatten()[0])} was asked for, "
+            f"but this head has {last + 1} clusters (0 to {last})"
         )
     return ids.to("cpu", torch.int64).expand(shape)
 

@@ -1,15 +1,15 @@
-"""The mathematics of NEON: pure functions on tensors, no modules, no hooks, no estimators.
+r"""The mathematics of NEON: pure functions on tensors, no modules, no hooks, no estimators.
 
 Notation follows Kauffmann et al., *From Clustering to Cluster Explanations via Neural Networks* ("paper 1"):
 ``x`` are points, ``c`` is the cluster that is explained, ``k != c`` are its competitors.
 
 Two facts carry the whole module.
 
-1. **Scores.** With the outlierness :math:`o_k = \\|x - \\mu_k\\|^2` the first layer of the neuralised model is
-   :math:`h_{ck} = o_k - o_c = s_c - s_k` where :math:`s_k = 2 \\mu_k \\cdot x - \\|\\mu_k\\|^2`. The pairwise layer
-   never has to exist: :math:`f_c = \\min_{k \\neq c} h_{ck}` is the score of ``c`` minus the largest other score.
+1. **Scores.** With the outlierness :math:`o_k = \|x - \mu_k\|^2` the first layer of the neuralised model is
+   :math:`h_{ck} = o_k - o_c = s_c - s_k` where :math:`s_k = 2 \mu_k \cdot x - \|\mu_k\|^2`. The pairwise layer
+   never has to exist: :math:`f_c = \min_{k \neq c} h_{ck}` is the score of ``c`` minus the largest other score.
 2. **Coefficients.** Every rule below divides relevance by the activation it came from, so all that has to be passed
-   on are coefficients :math:`a_k = R_{ck} / h_{ck}` for the competitors and :math:`a_c = -\\sum_{k \\neq c} a_k`. They
+   on are coefficients :math:`a_k = R_{ck} / h_{ck}` for the competitors and :math:`a_c = -\sum_{k \neq c} a_k`. They
    sum to zero, and the midpoint rule is linear in them: two matrix products for all competitors together.
 """
 
@@ -49,12 +49,12 @@ def check_beta(beta: Any) -> float | None:
 
 
 def scores(x: Tensor, weight: Tensor, root: Tensor) -> Tensor:
-    """Score each point for each cluster; differences of scores are the first layer of Prop. 1 (paper 1).
+    r"""Score each point for each cluster; differences of scores are the first layer of Prop. 1 (paper 1).
 
-    .. math:: s_k = 2\\, v_k \\cdot x - v_k \\cdot \\rho_k
+    .. math:: s_k = 2\, v_k \cdot x - v_k \cdot \rho_k
 
-    For plain k-means the weights :math:`v_k` and the roots :math:`\\rho_k` are both the centroids, and
-    :math:`s_c - s_k = \\|x - \\mu_k\\|^2 - \\|x - \\mu_c\\|^2`.
+    For plain k-means the weights :math:`v_k` and the roots :math:`\rho_k` are both the centroids, and
+    :math:`s_c - s_k = \|x - \mu_k\|^2 - \|x - \mu_c\|^2`.
 
     Parameters
     ----------
@@ -75,9 +75,9 @@ def scores(x: Tensor, weight: Tensor, root: Tensor) -> Tensor:
 
 
 def evidence(scores: Tensor) -> Tensor:
-    """Evidence of each cluster, the min-pool of Prop. 1 (paper 1) without its (K, K) input.
+    r"""Evidence of each cluster, the min-pool of Prop. 1 (paper 1) without its (K, K) input.
 
-    .. math:: f_c = \\min_{k \\neq c} (s_c - s_k) = s_c - \\max_{k \\neq c} s_k
+    .. math:: f_c = \min_{k \neq c} (s_c - s_k) = s_c - \max_{k \neq c} s_k
 
     Parameters
     ----------
@@ -136,20 +136,20 @@ def _shares(excess: Tensor, beta: float, dim: int) -> Tensor:
 
 
 def _damping(ratio: Tensor) -> Tensor:
-    """Share of relevance that a neuron with ``h / f = ratio`` may carry: 1, falling to 0 as the neuron switches off.
+    r"""Share of relevance that a neuron with ``h / f = ratio`` may carry: 1, falling to 0 as the neuron switches off.
 
-    A neuron hands on :math:`R_k / h_k`. Below :math:`\\sqrt{\\epsilon}` the quotient has lost half its digits; there
+    A neuron hands on :math:`R_k / h_k`. Below :math:`\sqrt{\epsilon}` the quotient has lost half its digits; there
     the share falls with the square of the activation, so that the quotient passes continuously through 0.
     """
     return (ratio / math.sqrt(torch.finfo(ratio.dtype).eps)).square_().clamp_(max=1)
 
 
 def min_take_most(contrasts: Tensor, relevance: Tensor, beta: float) -> Tensor:
-    """Min-take-most through an explicit min-pool (Eq. 2, paper 1).
+    r"""Min-take-most through an explicit min-pool (Eq. 2, paper 1).
 
-    .. math:: R_{ck} = \\frac{\\exp(-\\beta h_{ck})}{\\sum_{k' \\neq c} \\exp(-\\beta h_{ck'})} R_c
+    .. math:: R_{ck} = \frac{\exp(-\beta h_{ck})}{\sum_{k' \neq c} \exp(-\beta h_{ck'})} R_c
 
-    A competitor whose neuron is switched off (:math:`|h_{ck}| < \\sqrt{\\epsilon} |f_c|`) can not carry relevance
+    A competitor whose neuron is switched off (:math:`|h_{ck}| < \sqrt{\epsilon} |f_c|`) can not carry relevance
     further down. This happens only where ``c`` is not the assigned cluster; its share goes to the nearest competitor.
 
     Parameters
@@ -182,14 +182,14 @@ def quotient(relevance: Tensor, activation: Tensor) -> Tensor:
 def coefficients(
     scores: Tensor, beta: float, cluster: Tensor | None = None, relevance: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Min-take-most and the denominators of the midpoint rule in one, without the pairwise layer.
+    r"""Min-take-most and the denominators of the midpoint rule in one, without the pairwise layer.
 
     .. math::
-        a_k = \\mathrm{softmax}_{k \\neq c}(\\beta s_k) \\frac{f_c}{s_c - s_k}, \\qquad a_c = -\\sum_{k \\neq c} a_k
+        a_k = \mathrm{softmax}_{k \neq c}(\beta s_k) \frac{f_c}{s_c - s_k}, \qquad a_c = -\sum_{k \neq c} a_k
 
-    For the assigned cluster :math:`0 \\leq f_c / h_{ck} \\leq 1`, with the limit 1 for the nearest competitor as the
+    For the assigned cluster :math:`0 \leq f_c / h_{ck} \leq 1`, with the limit 1 for the nearest competitor as the
     point approaches the boundary. For another cluster :math:`h_{ck}` may vanish while :math:`f_c` does not; see
-    :func:`min_take_most` for what is done then. :math:`\\sum_k a_k s_k = -f_c` holds in every case.
+    :func:`min_take_most` for what is done then. :math:`\sum_k a_k s_k = -f_c` holds in every case.
 
     Parameters
     ----------
@@ -258,14 +258,14 @@ def versus(scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tu
 def redistribute(
     x: Tensor, coefficients: Tensor, weight: Tensor, root: Tensor, cluster: Tensor | None = None
 ) -> Tensor:
-    """Midpoint rule (Eq. 4, paper 1) for all competitors at once.
+    r"""Midpoint rule (Eq. 4, paper 1) for all competitors at once.
 
     .. math::
-        R_i = \\sum_{k \\neq c} a_k \\, (x_i - m_{ik})\\, w_{ik}, \\qquad
-        m_k = \\tfrac{1}{2}(\\rho_c + \\rho_k), \\quad w_k = 2 (v_c - v_k)
+        R_i = \sum_{k \neq c} a_k \, (x_i - m_{ik})\, w_{ik}, \qquad
+        m_k = \tfrac{1}{2}(\rho_c + \rho_k), \quad w_k = 2 (v_c - v_k)
 
-    With plain centroids :math:`(x_i - m_{ik}) w_{ik} = (x_i - \\mu_{ki})^2 - (x_i - \\mu_{ci})^2`, and since the
-    coefficients sum to zero, :math:`R = a\\,(\\mu \\odot \\mu) - 2 x \\odot (a \\mu)`: two products, no midpoints.
+    With plain centroids :math:`(x_i - m_{ik}) w_{ik} = (x_i - \mu_{ki})^2 - (x_i - \mu_{ci})^2`, and since the
+    coefficients sum to zero, :math:`R = a\,(\mu \odot \mu) - 2 x \odot (a \mu)`: two products, no midpoints.
 
     Parameters
     ----------
@@ -277,12 +277,12 @@ def redistribute(
     cluster : Tensor of int64, shape (M,), optional
         The explained cluster. Needed only where ``root`` is not a multiple of ``weight`` feature by feature (a map
         that mixes features, such as PCA, lies between input and clusters); then two more terms appear,
-        :math:`\\rho_c \\odot (a v) - v_c \\odot (a \\rho)`.
+        :math:`\rho_c \odot (a v) - v_c \odot (a \rho)`.
 
     Returns
     -------
     Tensor, shape (M, d)
-        Sums over features to :math:`-\\sum_k a_k s_k`.
+        Sums over features to :math:`-\sum_k a_k s_k`.
     """
     pull = coefficients @ weight
     relevance = coefficients @ (weight * root)

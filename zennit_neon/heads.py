@@ -44,9 +44,15 @@ class Head(nn.Module):
         raise TypeError(f"{type(self).__name__} does not say which layer computes its scores")
 
     @property
+    def pooling_layer(self) -> Any:
+        """The layer with the stiffness ``beta`` of min-take-most."""
+        return self.evidence_layer
+
+    @property
     def beta(self) -> float | None:
         """Stiffness of min-take-most (Eq. 2, paper 1), or None as long as it is neither given nor calibrated."""
-        return next(module.beta for module in self.children() if hasattr(module, "beta"))
+        beta: float | None = self.pooling_layer.beta
+        return beta
 
     @property
     def clusters(self) -> Tensor:
@@ -54,9 +60,9 @@ class Head(nn.Module):
         return self.evidence_layer.clusters
 
     def calibrate(self, X: Any, *, batch_size: int | None = None, progress: bool = False) -> Head:
-        """Set the stiffness to the inverse of the mean evidence of the assigned clusters.
+        r"""Set the stiffness to the inverse of the mean evidence of the assigned clusters.
 
-        .. math:: \\beta = 1 / \\mathbb{E}[f_c] \\qquad \\text{(Eq. 3, paper 1)}
+        .. math:: \beta = 1 / \mathbb{E}[f_c] \qquad \text{(Eq. 3, paper 1)}
 
         Parameters
         ----------
@@ -85,7 +91,7 @@ class Head(nn.Module):
             for place, x in table.batches(size, progress, "calibrate", next(self.buffers())):
                 margin = margins(table.check(place, self.evidence_layer.scores(self.rows(x))))
                 total += float(margin.sum(dtype=torch.float64))
-        self._set_beta(stiffness(total, torch.Size((len(table), *table.shape[2:])).numel()))
+        self.pooling_layer.beta = stiffness(total, torch.Size((len(table), *table.shape[2:])).numel())
         return self
 
     def points(self, x: Tensor) -> Tensor:
@@ -113,10 +119,9 @@ class Head(nn.Module):
             return values
         raise ValueError(complaint("x", x, values.dtype))
 
-    def _set_beta(self, beta: float | None) -> None:
-        for module in self.children():
-            if hasattr(module, "beta"):
-                module.beta = beta
+    def after(self, steps: Iterable[Affine | RowNorm]) -> Head:
+        """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
+        raise ValueError(f"a {type(self).__name__} can not be put behind the steps of a Pipeline")
 
 
 def margins(scores: Tensor) -> Tensor:
@@ -135,9 +140,9 @@ def stiffness(total: float, count: int) -> float:
 
 
 class NeuralizedKMeans(Head):
-    """k-means as a two-layer network (Prop. 1, paper 1).
+    r"""k-means as a two-layer network (Prop. 1, paper 1).
 
-    .. math:: f_c = \\min_{k \\neq c} h_{ck}, \\qquad h_{ck} = \\|x - \\mu_k\\|^2 - \\|x - \\mu_c\\|^2
+    .. math:: f_c = \min_{k \neq c} h_{ck}, \qquad h_{ck} = \|x - \mu_k\|^2 - \|x - \mu_c\|^2
 
     Computes in coordinates centred at the clusters, so that data far from the origin do not cost digits, and in the
     precision of its input (half types in float32).
@@ -219,6 +224,11 @@ class NeuralizedKMeans(Head):
     def evidence_layer(self) -> CentroidContrast | CentroidEvidence:
         """The layer with ``scores`` and ``redistribute``."""
         return self.contrast if self.explicit else self.evidence
+
+    @property
+    def pooling_layer(self) -> MinPool | CentroidEvidence:
+        """The layer with the stiffness."""
+        return self.pool if self.explicit else self.evidence
 
     def after(self, steps: Iterable[Affine | RowNorm]) -> NeuralizedKMeans:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""

@@ -74,9 +74,9 @@ class _Centroids(nn.Module):
 
 
 class CentroidContrast(_Centroids):
-    """Detection layer of neuralised k-means with every neuron explicit (Prop. 1, paper 1).
+    r"""Detection layer of neuralised k-means with every neuron explicit (Prop. 1, paper 1).
 
-    ``(N, d, ...)`` to ``(N, C, K - 1, ...)``: :math:`h_{ck} = \\|x - \\mu_k\\|^2 - \\|x - \\mu_c\\|^2` for the C clusters
+    ``(N, d, ...)`` to ``(N, C, K - 1, ...)``: :math:`h_{ck} = \|x - \mu_k\|^2 - \|x - \mu_c\|^2` for the C clusters
     of interest and their competitors. The weights of the pairs are differences of rows and are never stored.
 
     Parameters

@@ -178,13 +178,9 @@ def _faiss(estimator: Any) -> NeuralizedKMeans:
 
 def _pipeline(pipeline: Any) -> Head:
     steps = [step for name, transformer in pipeline.steps[:-1] if (step := _named_step(name, transformer)) is not None]
-    head = neuralize(pipeline.steps[-1][1])
-    if not hasattr(head, "after"):
-        raise ValueError(f"{type(head).__name__} can not be put behind the steps of a Pipeline")
-    head = head.after(steps)
+    head = neuralize(pipeline.steps[-1][1]).after(steps)
     names = _names(pipeline)
     head.feature_names = None if names is None else tuple(names)
-    assert isinstance(head, Head)
     return head
 
 

@@ -64,9 +64,9 @@ class _PoolingRule(_Rule):
 
 
 class MinTakeMost(_PoolingRule):
-    """Min-take-most for :class:`~zennit_neon.layer.MinPool` (Eq. 2, paper 1).
+    r"""Min-take-most for :class:`~zennit_neon.layer.MinPool` (Eq. 2, paper 1).
 
-    .. math:: R_{ck} = \\mathrm{softmax}_{k \\neq c}(-\\beta h_{ck})\\, R_c
+    .. math:: R_{ck} = \mathrm{softmax}_{k \neq c}(-\beta h_{ck})\, R_c
 
     Parameters
     ----------
@@ -90,9 +90,9 @@ class MinTakeMost(_PoolingRule):
 
 
 class Midpoint(_Rule):
-    """Midpoint rule for :class:`~zennit_neon.layer.CentroidContrast` (Eq. 4, paper 1).
+    r"""Midpoint rule for :class:`~zennit_neon.layer.CentroidContrast` (Eq. 4, paper 1).
 
-    .. math:: R_i = \\sum_{k \\neq c} \\frac{(x_i - m_{ik}) w_{ik}}{h_{ck}} R_{ck}
+    .. math:: R_i = \sum_{k \neq c} \frac{(x_i - m_{ik}) w_{ik}}{h_{ck}} R_{ck}
 
     Conserves relevance. A neuron at exactly 0 (a point on the boundary) passes nothing on.
     """
