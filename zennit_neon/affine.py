@@ -24,8 +24,10 @@ class Affine:
     offset : Tensor or array, shape (p,), optional
         ``t``; zero if not given.
     inverse : Tensor or array, shape (d,) or (d, p), optional
-        A right inverse of ``A`` that gives the natural pre-image of a point (scikit-learn's ``inverse_transform``);
-        the pseudo-inverse if not given.
+        A right inverse of ``A``; the pseudo-inverse if not given.
+    origin : Tensor or array, shape (d,), optional
+        The natural pre-image of 0 (such as the mean that a PCA adds back); ``-inverse @ t`` if not given. The
+        pre-image of ``z`` is ``inverse @ z + origin``, which is scikit-learn's ``inverse_transform``.
 
     Examples
     --------
@@ -34,7 +36,7 @@ class Affine:
     tensor([[3., 5.]], dtype=torch.float64)
     """
 
-    def __init__(self, linear: object, offset: object = None, inverse: object = None):
+    def __init__(self, linear: object, offset: object = None, inverse: object = None, origin: object = None):
         self.linear = torch.as_tensor(linear, dtype=torch.float64)
         if self.linear.ndim not in (1, 2):
             raise ValueError(f"linear must have shape (d,) or (p, d), got {tuple(self.linear.shape)}")
@@ -54,7 +56,13 @@ class Affine:
             raise ValueError(
                 f"inverse must have shape {tuple(self.linear.shape[::-1])}, got {tuple(self.inverse.shape)}"
             )
-        if not all(bool(torch.isfinite(part).all()) for part in (self.linear, self.offset, self.inverse)):
+        self.origin = -_apply(self.inverse, self.offset)
+        if origin is not None:
+            self.origin = torch.as_tensor(origin, dtype=torch.float64)
+        if self.origin.shape != (self.in_features,):
+            raise ValueError(f"origin must have shape ({self.in_features},), got {tuple(self.origin.shape)}")
+        parts = (self.linear, self.offset, self.inverse, self.origin)
+        if not all(bool(torch.isfinite(part).all()) for part in parts):
             raise ValueError("an affine step must be finite, got NaN or infinite entries")
 
     @property
@@ -77,22 +85,25 @@ class Affine:
 
     def preimage(self, z: Tensor) -> Tensor:
         """A point that is mapped to ``z``, row by row."""
-        return _apply(self.inverse, z - self.offset)
+        return _apply(self.inverse, z) + self.origin
 
     def then(self, after: Affine) -> Affine:
         """The map that applies this one first and ``after`` second."""
         if after.in_features != self.out_features:
             raise ValueError(f"a step takes {after.in_features} features, but the one before gives {self.out_features}")
         return Affine(
-            _compose(after.linear, self.linear), after(self.offset[None])[0], _compose(self.inverse, after.inverse)
+            _compose(after.linear, self.linear),
+            after(self.offset),
+            _compose(self.inverse, after.inverse),
+            self.preimage(after.origin),
         )
 
     def centred(self) -> tuple[Affine, Tensor]:
-        """The linear part, and the point that is mapped to 0 (none: ``ValueError``)."""
-        zero = self.preimage(self.offset.new_zeros(1, self.out_features))
-        if not torch.allclose(self(zero), torch.zeros_like(self.offset), atol=1e-9 * (1 + float(self.offset.norm()))):
+        """The linear part, and the natural pre-image of 0 (``ValueError`` if it is not one)."""
+        error = float(self(self.origin).norm())
+        if error > 1e-9 * (1 + float(self.offset.norm())):
             raise ValueError("the offset of the steps before a row norm lies outside of their range")
-        return Affine(self.linear, None, self.inverse), zero[0]
+        return Affine(self.linear, None, self.inverse), self.origin
 
 
 class RowNorm:

@@ -301,9 +301,9 @@ def _checked_centroids(centroids: Any) -> Tensor:
 def _pull_back(centroids: Tensor, step: Affine) -> tuple[Tensor, Tensor, Tensor]:
     """Center, weight and root of the first layer on the input of ``step``, in centred coordinates.
 
-    The center is rounded to float32: then subtracting it costs a float32 input at most one rounding.
+    All in float64, whatever the precision of the centroids is. The center is rounded to float32: then subtracting it costs a float32 input at most one rounding.
     """
-    exact = centroids.to("cpu", torch.float64)
+    device, exact = centroids.device, centroids.to("cpu", torch.float64)
     preimage = step.preimage(exact)
     center = preimage.mean(0).float().double()
     centred = exact - step(center[None])
@@ -311,4 +311,4 @@ def _pull_back(centroids: Tensor, step: Affine) -> tuple[Tensor, Tensor, Tensor]
     error = (step(preimage) - exact).norm() / centred.norm()
     if error > 1e-6:
         raise ValueError("the steps before the clustering do not reach all centroids, so that they have no pre-image")
-    return tuple(part.to(centroids) for part in (center, step.pull(centred), root))  # type: ignore[return-value]
+    return center.to(device), step.pull(centred).to(device), root.to(device)

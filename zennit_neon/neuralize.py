@@ -178,7 +178,8 @@ def _faiss(estimator: Any) -> NeuralizedKMeans:
 
 def _pipeline(pipeline: Any) -> Head:
     steps = [step for name, transformer in pipeline.steps[:-1] if (step := _named_step(name, transformer)) is not None]
-    head = neuralize(pipeline.steps[-1][1]).after(steps)
+    head = neuralize(pipeline.steps[-1][1])
+    head = head.after(steps) if steps else head
     names = _names(pipeline)
     head.feature_names = None if names is None else tuple(names)
     return head
@@ -224,7 +225,7 @@ def _pca(step: Any) -> Affine:
         # as PCA.transform does: variances of 0 do not blow up
         scale = np.maximum(np.sqrt(step.explained_variance_), np.finfo(step.explained_variance_.dtype).eps)
     linear = components / scale[:, None]
-    return Affine(linear, -(linear @ step.mean_), components.T * scale)
+    return Affine(linear, -(linear @ step.mean_), components.T * scale, step.mean_)
 
 
 def _truncated_svd(step: Any) -> Affine:

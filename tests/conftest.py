@@ -1,0 +1,73 @@
+"""Shared fixtures: real data where it is to be had, and settings for hypothesis."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
+hypothesis.settings.load_profile("default")
+
+UCI = ("buddymove", "hepac", "tripadvisor", "sales", "wholesale")
+
+
+def data_folder() -> Path:
+    """The folder with real data, or skip."""
+    folder = os.environ.get("ZENNIT_NEON_DATA")
+    if not folder:
+        pytest.skip(
+            "set ZENNIT_NEON_DATA to a folder with uci/<name>.csv (buddymove_holidayiq, hcvdat0, tripadvisor_review, "
+            "Sales_Transactions_Dataset_Weekly, 'Wholesale customers data') of the UCI machine learning repository"
+        )
+    return Path(folder)
+
+
+def load(name: str):
+    """A table as DataFrame or array, float64."""
+    import pandas
+    from sklearn import datasets
+
+    if name == "wine":
+        return datasets.load_wine().data
+    if name == "digits":
+        return datasets.load_digits().data
+    if name == "uniform":
+        return np.random.default_rng(0).uniform(size=(100_000, 10))
+    uci = data_folder() / "uci"
+    if name == "buddymove":
+        frame = pandas.read_csv(uci / "buddymove_holidayiq.csv").drop(columns="User Id")
+    elif name == "hepac":
+        frame = pandas.read_csv(uci / "hcvdat0.csv", index_col=0).select_dtypes("number").dropna()
+    elif name == "tripadvisor":
+        frame = pandas.read_csv(uci / "tripadvisor_review.csv").drop(columns="User ID")
+    elif name == "sales":
+        frame = pandas.read_csv(uci / "Sales_Transactions_Dataset_Weekly.csv")[[f"W{i}" for i in range(52)]]
+    else:
+        frame = pandas.read_csv(uci / "Wholesale customers data.csv").drop(columns=["Channel", "Region"])
+    return frame.to_numpy(np.float64)
+
+
+@pytest.fixture(params=["wine", "digits", *UCI])
+def table(request):
+    """Each real table in turn."""
+    return load(request.param)
+
+
+@pytest.fixture()
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_torch_state():
+    """Nothing in the global state of torch may change."""
+    before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.random.get_rng_state())
+    torch.manual_seed(0)
+    seeded = torch.random.get_rng_state()
+    yield
+    after = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
+    assert before[:3] == after
+    del seeded

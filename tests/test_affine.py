@@ -1,0 +1,100 @@
+"""Affine maps and row norms before a clustering."""
+
+import numpy as np
+import pytest
+import torch
+
+from zennit_neon.affine import Affine, RowNorm, combine
+
+
+def _affine(kind, rng, d=4):
+    if kind == "diagonal":
+        return Affine(rng.normal(size=d), rng.normal(size=d))
+    return Affine(rng.normal(size=(3 if d == 4 else 2, d)), rng.normal(size=3 if d == 4 else 2))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_an_affine_map_its_transpose_and_its_preimage(kind, rng):
+    step = _affine(kind, rng)
+    x = torch.tensor(rng.normal(size=(5, 4)))
+    matrix = step.linear.diag() if step.diagonal else step.linear
+    assert torch.allclose(step(x), x @ matrix.T + step.offset)
+    direction = torch.tensor(rng.normal(size=(5, step.out_features)))
+    assert torch.allclose(step.pull(direction), direction @ matrix)
+    assert torch.allclose(step(step.preimage(direction)), direction)
+
+
+@pytest.mark.parametrize("first", ["diagonal", "full"])
+@pytest.mark.parametrize("second", ["diagonal", "full"])
+def test_then_is_one_map_after_the_other(first, second, rng):
+    one = _affine(first, rng)
+    two = _affine(second, rng, one.out_features)
+    both, x = one.then(two), torch.tensor(rng.normal(size=(5, 4)))
+    assert torch.allclose(both(x), two(one(x)))
+    z = two(one(x))
+    assert torch.allclose(both.preimage(z), one.preimage(two.preimage(z)))
+    assert torch.allclose(both(both.preimage(z)), z)
+    assert both.diagonal == (first == second == "diagonal")
+
+
+def test_components_that_are_orthonormal_to_a_few_digits_are_polished(rng):
+    q = np.linalg.qr(rng.normal(size=(6, 3)))[0].T.astype(np.float32)
+    step = Affine(q, None, q.T)
+    assert torch.allclose(step.linear @ step.inverse, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+def test_a_feature_of_scale_zero_has_no_preimage_but_no_nan():
+    step = Affine([0.0, 2.0])
+    assert step.preimage(torch.tensor([[1.0, 4.0]], dtype=torch.float64)).tolist() == [[0, 2]]
+
+
+def test_centred_finds_the_point_that_is_mapped_to_zero(rng):
+    step = _affine("full", rng)
+    linear, zero = step.centred()
+    assert torch.allclose(step(zero[None]), torch.zeros(1, 3, dtype=torch.float64), atol=1e-12)
+    x = torch.tensor(rng.normal(size=(5, 4)))
+    assert torch.allclose(linear(x - zero), step(x))
+    with pytest.raises(ValueError, match="outside of their range"):
+        Affine([[1.0], [1.0]], [1.0, 0.0]).centred()
+
+
+def test_combine_sorts_steps_around_the_norm(rng):
+    one, two, three = (_affine("diagonal", rng) for _ in range(3))
+    x = torch.tensor(rng.normal(size=(2, 4)))
+    before, norm, after = combine([one, two, RowNorm("l1"), RowNorm("l1"), three], 4)
+    assert torch.allclose(before(x), two(one(x)))
+    assert norm.order == "l1"
+    assert torch.allclose(after(x), three(x))
+    before, norm, after = combine([one, two], 4)
+    assert before is None
+    assert norm is None
+    assert torch.allclose(after(x), two(one(x)))
+    assert torch.equal(combine([], 4)[2](x), x)
+
+
+@pytest.mark.parametrize("steps", [[RowNorm("l1"), RowNorm("l2")], [RowNorm(), Affine([1.0]), RowNorm()]])
+def test_two_row_norms_are_refused(steps):
+    with pytest.raises(ValueError, match="two different row norms"):
+        combine(steps, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([[[1.0]]],), r"linear must have shape \(d,\) or \(p, d\), got \(1, 1, 1\)"),
+        (([1.0, 2.0], [1.0]), r"offset must have shape \(2,\), got \(1,\)"),
+        (([[1.0, 2.0]], None, [[1.0, 2.0]]), r"inverse must have shape \(2, 1\), got \(1, 2\)"),
+        (([1.0, 2.0], None, None, [1.0]), r"origin must have shape \(2,\), got \(1,\)"),
+        (([float("nan")],), "must be finite"),
+    ],
+)
+def test_wrong_maps_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Affine(*arguments)
+
+
+def test_steps_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="a step takes 3 features, but the one before gives 2"):
+        Affine([1.0, 1.0]).then(Affine([1.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match="order must be"):
+        RowNorm("l3")

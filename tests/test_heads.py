@@ -1,0 +1,277 @@
+"""Heads: assignments, precision, selection, calibration, and what torch does to modules."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from sklearn.cluster import KMeans
+
+from tests import reference
+from tests.conftest import load
+from tests.strategies import clusterings
+from zennit_neon import Affine, NeuralizedKMeans, RowNorm
+
+DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@pytest.fixture()
+def centroids(rng):
+    return rng.normal(size=(5, 3))
+
+
+@pytest.fixture(params=[False, True], ids=["closed", "explicit"])
+def explicit(request):
+    return request.param
+
+
+@given(clusterings())
+def test_evidence_equals_the_reference_and_the_explicit_network(case):
+    x, centroids, _ = case
+    closed = NeuralizedKMeans(centroids)(torch.tensor(x)).numpy()
+    explicit = NeuralizedKMeans(centroids, explicit=True)(torch.tensor(x)).numpy()
+    size = (x**2).sum() + (centroids**2).sum()
+    for n, point in enumerate(x):
+        distance = reference.outlierness(point, centroids)
+        for c in range(len(centroids)):
+            expected = (np.delete(distance, c) - distance[c]).min()
+            assert closed[n, c] == pytest.approx(expected, abs=1e-12 * size)
+    assert explicit == pytest.approx(closed, abs=1e-12 * size)
+
+
+def _true_cluster(x, centroids):
+    """Nearest centroid in float64, and the margin to the runner-up, in blocks."""
+    clusters, margins = [], []
+    for block in np.array_split(np.asarray(x, np.float64), max(1, len(x) // 2000)):
+        distance = ((block[:, None] - np.asarray(centroids, np.float64)) ** 2).sum(2)
+        two = np.partition(distance, 1, axis=1)
+        clusters.append(distance.argmin(1))
+        margins.append(two[:, 1] - two[:, 0])
+    return np.concatenate(clusters), np.concatenate(margins)
+
+
+@pytest.mark.parametrize("n_clusters", [2, 7, 20])
+def test_argmax_is_predict_on_real_tables(table, n_clusters):
+    kmeans = KMeans(n_clusters, n_init=1, random_state=0).fit(table)
+    evidence = NeuralizedKMeans(kmeans.cluster_centers_)(torch.tensor(table))
+    assert (evidence.argmax(1).numpy() == kmeans.predict(table)).all()
+    assert ((evidence > 0).sum(1) == 1).all()
+
+
+def test_argmax_is_predict_on_uniform_points():
+    x = load("uniform")
+    kmeans = KMeans(20, n_init=1, max_iter=20, random_state=0).fit(x[:5000])
+    head = NeuralizedKMeans(kmeans.cluster_centers_)
+    assert (head(torch.tensor(x)).argmax(1).numpy() == kmeans.predict(x)).all()
+
+
+@pytest.mark.parametrize("name", ["wine", "digits", "uniform", "hepac", "sales"])
+def test_far_from_the_origin_in_float32_only_points_on_the_boundary_may_differ(name):
+    x = (load(name) + 1e4).astype(np.float32)
+    centroids = KMeans(10, n_init=1, max_iter=20, random_state=0).fit(x[:5000].astype(np.float64)).cluster_centers_
+    found = NeuralizedKMeans(centroids)(torch.tensor(x)).argmax(1).numpy()
+    cluster, margin = _true_cluster(x, centroids)
+    wrong = found != cluster
+    spread = ((x.astype(np.float64) - centroids.mean(0)) ** 2).sum(1)
+    assert wrong.mean() < 1e-3
+    assert (margin[wrong] <= 1e-5 * spread[wrong]).all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES.items())
+@pytest.mark.parametrize("stored", [torch.float32, torch.float64])
+def test_answers_come_in_the_dtype_of_the_input(centroids, rng, dtype, tolerance, stored):
+    x = torch.tensor(rng.normal(size=(50, 3))).to(dtype)
+    head = NeuralizedKMeans(torch.tensor(centroids).to(stored))
+    evidence = head(x)
+    assert evidence.dtype == dtype
+    assert head.centroids.dtype == stored
+    exact = NeuralizedKMeans(torch.tensor(centroids).to(stored).double())(x.double())
+    assert torch.allclose(evidence.double(), exact, rtol=tolerance, atol=tolerance * float(exact.abs().max()))
+
+
+def test_half_types_accumulate_in_float32(rng):
+    centroids = 300 + rng.normal(size=(4, 2000))  # squared norms overflow float16 by far
+    x = torch.tensor(300 + rng.normal(size=(20, 2000))).half()
+    evidence = NeuralizedKMeans(centroids)(x)
+    exact = NeuralizedKMeans(centroids)(x.double())
+    assert torch.allclose(evidence.double(), exact, rtol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7), (2, 3, 4, 5), (2, 3, 2, 2, 2)])
+def test_every_location_is_a_point(centroids, explicit, shape):
+    head = NeuralizedKMeans(centroids, explicit=explicit)
+    x = torch.randn(shape, dtype=torch.float64)
+    evidence = head(x)
+    assert evidence.shape == (2, 5, *shape[2:])
+    flat = head(x.movedim(1, -1).reshape(-1, 3))
+    assert torch.allclose(evidence.movedim(1, -1).reshape(-1, 5), flat)
+
+
+def test_clusters_of_interest_are_selected_and_all_compete(centroids, explicit):
+    x = torch.randn(6, 3, dtype=torch.float64)
+    chosen = NeuralizedKMeans(centroids, clusters=[3, 0], explicit=explicit)(x)
+    assert torch.allclose(chosen, NeuralizedKMeans(centroids)(x)[:, [3, 0]])
+
+
+def test_an_empty_batch_gives_an_empty_result(centroids, explicit):
+    assert NeuralizedKMeans(centroids, explicit=explicit)(torch.empty(0, 3)).shape == (0, 5)
+
+
+def test_calibrate_is_eq_3(centroids, explicit, rng):
+    x = rng.normal(size=(40, 3))
+    head = NeuralizedKMeans(centroids, explicit=explicit)
+    assert head.beta is None
+    assert head.calibrate(x) is head
+    own = [np.partition(reference.outlierness(point, centroids), 1)[:2] for point in x]
+    assert head.beta == pytest.approx(1 / np.mean([far - near for near, far in own]))
+    assert NeuralizedKMeans(centroids).calibrate(torch.tensor(x), batch_size=7).beta == pytest.approx(head.beta)
+
+
+def test_calibrate_refuses_data_without_evidence():
+    head = NeuralizedKMeans([[0.0], [2.0]])
+    with pytest.raises(ValueError, match="all points lie on boundaries"):
+        head.calibrate(np.ones((3, 1)))
+    with pytest.raises(ValueError, match="at least one point"):
+        head.calibrate(np.ones((0, 1)))
+
+
+def test_steps_are_part_of_the_head(rng):
+    centroids = rng.normal(size=(4, 2))
+    steps = [Affine(rng.normal(size=3), rng.normal(size=3)), Affine(rng.normal(size=(2, 3)), rng.normal(size=2))]
+    x = torch.tensor(rng.normal(size=(6, 3)))
+    direct = NeuralizedKMeans(centroids)(steps[1](steps[0](x)))
+    assert torch.allclose(NeuralizedKMeans(centroids, steps=steps)(x), direct)
+    assert torch.allclose(NeuralizedKMeans(centroids, steps=steps[1:]).after(steps[:1])(x), direct)
+    normed = [steps[0], RowNorm("l2"), steps[1]]
+    y = steps[0](x)
+    direct = NeuralizedKMeans(centroids)(steps[1](y / y.norm(dim=1, keepdim=True)))
+    assert torch.allclose(NeuralizedKMeans(centroids, steps=normed)(x), direct)
+
+
+def test_steps_that_do_not_reach_the_centroids_are_refused(rng):
+    with pytest.raises(ValueError, match="do not reach all centroids"):
+        NeuralizedKMeans(rng.normal(size=(3, 2)), steps=[Affine([[1.0], [1.0]])])
+    with pytest.raises(ValueError, match="steps give 1 features, but the centroids have 2"):
+        NeuralizedKMeans(rng.normal(size=(3, 2)), steps=[Affine([1.0])])
+
+
+@pytest.mark.parametrize(
+    ("centroids", "error", "message"),
+    [
+        ([[1.0, 2.0]], ValueError, "at least 2 clusters to be explained, got 1"),
+        ([1.0, 2.0], ValueError, r"shape \(K, d\), got \(2,\)"),
+        (np.zeros((2, 0)), ValueError, r"shape \(K, d\), got \(2, 0\)"),
+        ([[1.0], [float("nan")]], ValueError, r"finite, but those of clusters \[1\] are not"),
+        ([[1.0], [2.0], [1.0]], ValueError, r"clusters \[0, 2\] have the same centroid"),
+        ([["a"], ["b"]], TypeError, "centroids must be numbers"),
+    ],
+)
+def test_wrong_centroids_are_refused(centroids, error, message):
+    with pytest.raises(error, match=message):
+        NeuralizedKMeans(centroids)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"beta": -1}, "beta must be"),
+        ({"clusters": [5]}, r"clusters must be different numbers from 0 to 4, at least one, got \[5\]"),
+        ({"clusters": []}, "at least one"),
+        ({"clusters": [1, 1]}, "different"),
+        ({"feature_names": ["a"]}, "feature_names has 1 names for 3 features"),
+    ],
+)
+def test_wrong_arguments_are_refused(centroids, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        NeuralizedKMeans(centroids, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.zeros(2, 4), ValueError, r"x must have shape \(N, 3, ...\), got \(2, 4\)"),
+        (torch.zeros(3), ValueError, r"got \(3,\)"),
+        (torch.zeros(2, 3, dtype=torch.int64), TypeError, "floating point tensor, got torch.int64"),
+        (np.zeros((2, 3)), TypeError, "x must be a Tensor, got ndarray"),
+        (torch.tensor([[0.0, 0.0, 0.0], [0.0, float("nan"), 0.0]]), ValueError, r"first in row 1; features \[1\]"),
+        (torch.tensor([[0.0, 0.0, float("inf")]]), ValueError, "NaN or infinite"),
+        (torch.full((1, 3), 3e38), ValueError, "evidence overflows torch.float32"),
+    ],
+)
+def test_wrong_inputs_are_refused(centroids, explicit, x, error, message):
+    with pytest.raises(error, match=message):
+        NeuralizedKMeans(centroids * 10, explicit=explicit)(x)
+
+
+def test_lists_and_tensors_of_centroids_are_the_same(centroids):
+    x = torch.randn(4, 3, dtype=torch.float64)
+    expected = NeuralizedKMeans(centroids)(x)
+    for other in (centroids.tolist(), torch.tensor(centroids), list(torch.tensor(centroids)), list(centroids)):
+        assert torch.equal(NeuralizedKMeans(other)(x), expected)
+
+
+def test_the_head_does_not_share_memory_with_what_it_was_given(centroids):
+    given_tensor = torch.tensor(centroids)
+    head = NeuralizedKMeans(given_tensor)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    expected = head(x)
+    given_tensor.zero_()
+    assert torch.equal(head(x), expected)
+
+
+def test_a_head_has_buffers_and_no_parameters(centroids, explicit):
+    head = NeuralizedKMeans(centroids, explicit=explicit)
+    assert list(head.parameters()) == []
+    assert len(list(head.buffers())) > 0
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save", "state_dict"])
+@pytest.mark.parametrize("steps", [(), (Affine([1.0, 2.0, 3.0]), RowNorm())], ids=["plain", "steps"])
+def test_a_head_survives_copies(centroids, explicit, how, steps):
+    head = NeuralizedKMeans(centroids, beta=0.7, explicit=explicit, steps=steps)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    if how == "deepcopy":
+        other = copy.deepcopy(head)
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(head))
+    elif how == "torch.save":
+        file = io.BytesIO()
+        torch.save(head, file)
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
+    else:
+        file = io.BytesIO()
+        torch.save(head.state_dict(), file)
+        file.seek(0)
+        other = NeuralizedKMeans(centroids + 1 + np.arange(5)[:, None], explicit=explicit, steps=steps)
+        other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(x), head(x))
+    assert other.beta == 0.7
+
+
+def test_half_precision_copies_keep_their_stiffness(centroids):
+    head = NeuralizedKMeans(centroids, beta=1e-9).half()
+    assert head.beta == 1e-9
+    assert head(torch.zeros(1, 3).half()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("steps", [(), (RowNorm(),)], ids=["plain", "norm"])
+def test_torch_compile_gives_the_same(centroids, explicit, steps):
+    head = NeuralizedKMeans(centroids, explicit=explicit, steps=steps)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    compiled = torch.compile(head, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(x), head(x))
+
+
+@pytest.mark.parametrize("steps", [(), (RowNorm(),), (Affine(2 * np.eye(3)[:2]),)], ids=["plain", "norm", "mixing"])
+def test_evidence_has_the_gradient_of_the_true_function(rng, explicit, steps):
+    head = NeuralizedKMeans(rng.normal(size=(4, 2 if steps and isinstance(steps[0], Affine) else 3)), steps=steps)
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(head, x)
+
+
+def test_print_tells_the_sizes(centroids):
+    assert "n_clusters=5, n_features=3, beta=None" in repr(NeuralizedKMeans(centroids))

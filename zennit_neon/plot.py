@@ -1,0 +1,345 @@
+"""Pictures of explanations with matplotlib: one point, all clusters, and the plane of Fig. 2 (paper 1).
+
+Every function returns ``(figure, axes)``, draws into ``ax`` if it is given, and never calls ``show``. Only a figure
+that is made here (``ax=None``) has a size that fits its content.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .arrays import Table
+from .explanation import Explanation, explain
+from .heads import Head
+from .layer import CentroidContrast, CentroidEvidence
+from .neuralize import neuralize
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["point", "clusters", "plane"]
+
+Array = np.ndarray[Any, Any]
+
+#: Vermilion and blue of Okabe and Ito, which colour-blind readers tell apart.
+POSITIVE, NEGATIVE = "#D55E00", "#0072B2"
+
+#: Characters of a name before its middle is left out.
+LONGEST_NAME = 40
+
+
+def point(explanation: Explanation, index: int, ax: Axes | None = None, max_features: int = 12) -> tuple[Figure, Axes]:
+    """Relevance of the features of one point, as bars that add up to its evidence.
+
+    Parameters
+    ----------
+    explanation : Explanation
+        Of points (N, d).
+    index : int
+        Row of X, 0 to N - 1 (the position, also where X is a DataFrame).
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure if not given.
+    max_features : int
+        Features with a bar of their own, those with the largest absolute relevance; the others share the last bar.
+
+    Returns
+    -------
+    figure, axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``index`` or ``max_features`` is not a whole number, or out of range, or the points are not (N, d).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matplotlib.figure import Figure
+    >>> explanation = explain(np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[0.5, 0.0], [2.0, 1.0]]))
+    >>> figure, axes = point(explanation, 1, ax=Figure().subplots())
+    >>> axes.get_title()
+    'row 1, cluster 1, evidence 4'
+    >>> [label.get_text() for label in axes.get_yticklabels()]
+    ['x0 = 2', 'x1 = 1']
+    """
+    relevance, values = _row(explanation, index)
+    order = np.argsort(-np.abs(relevance), kind="stable")
+    shown, rest = np.split(order, [_at_least_one(max_features, "max_features")])
+    names = _names(explanation, len(relevance))
+    labels = [f"{shorten(names[i])} = {number(values[i])}" for i in shown]
+    bars = [float(relevance[i]) for i in shown]
+    if len(rest):
+        labels.append(f"{len(rest)} other feature{'s' if len(rest) > 1 else ''}")
+        bars.append(float(relevance[rest].sum()))
+    figure, ax = _figure(ax, point_size(len(bars)))
+    drawn = ax.barh(range(len(bars)), bars, color=[NEGATIVE if bar < 0 else POSITIVE for bar in bars])
+    ax.bar_label(drawn, [number(bar) for bar in bars], padding=3, fontsize="small")
+    ax.margins(x=0.15)  # room for the numbers beside the bars
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_yticks(range(len(bars)), labels, parse_math=False)
+    ax.invert_yaxis()
+    ax.set_xlabel("relevance")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_title(_title(explanation, index), parse_math=False)
+    return figure, ax
+
+
+def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int = 20) -> tuple[Figure, Axes]:
+    """Mean relevance of each feature in each cluster, ``explanation.summary()``, as a heat map.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure if not given.
+    max_features : int
+        Features to show, in the order of X: those with the largest absolute mean relevance in any cluster.
+
+    Returns
+    -------
+    figure, axes
+        Rows are clusters with their number of points; a cluster of which no point was explained is grey.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``max_features`` is not a whole number of at least 1.
+    """
+    import matplotlib
+
+    summary = explanation.summary()
+    mean = summary.to_numpy()
+    count = np.bincount(_array(explanation.cluster).ravel().astype(np.int64), minlength=explanation.n_clusters)
+    largest = np.abs(np.nan_to_num(mean)).max(0)
+    chosen = np.sort(np.argsort(-largest, kind="stable")[: _at_least_one(max_features, "max_features")])
+    names = [shorten(str(name)) for name in summary.columns[chosen]]
+    figure, ax = _figure(ax, clusters_size(len(mean), names))
+    limit = float(largest.max()) or 1.0
+    colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="lightgrey")
+    image = ax.imshow(mean[:, chosen], cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    rows = [f"{shorten(_label(explanation, k))} ({_points(int(size))})" for k, size in enumerate(count)]
+    ax.set_yticks(range(len(rows)), rows, parse_math=False)
+    ax.set_ylabel("cluster")
+    left_out = mean.shape[1] - len(chosen)
+    ax.set_title(
+        f"relevance by cluster ({len(chosen)} of {mean.shape[1]} features)" if left_out else "relevance by cluster"
+    )
+    figure.colorbar(image, ax=ax, label="mean relevance")
+    return figure, ax
+
+
+def plane(
+    model: Any,
+    X: Any,
+    cluster: int = 0,
+    beta: float | None = None,
+    ax: Axes | None = None,
+    resolution: int = 200,
+    arrows: int = 40,
+) -> tuple[Figure, Axes]:
+    r"""Clusters of points in the plane, contours of the evidence of one of them, and relevance (Fig. 2, paper 1).
+
+    Regions and points are coloured by cluster, crosses are centroids (where the clustering has any in the plane),
+    contours are :math:`f_c` of ``cluster`` with :math:`f_c = 0` in bold. An arrow is the relevance
+    :math:`(R_1, R_2)` of a point of ``cluster``: :math:`R_1` to the right and :math:`R_2` up, the longest as long as
+    an eighth of the axes. It tells which feature matters, not where the point would have to go.
+
+    Parameters
+    ----------
+    model
+        Anything that :func:`~zennit_neon.neuralize` takes, on two features.
+    X : ndarray, Tensor or DataFrame, shape (N, 2)
+    cluster : int
+        Cluster whose evidence and relevance are shown.
+    beta : float, optional
+        As for :func:`~zennit_neon.explain`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure if not given.
+    resolution : int
+        Points of the grid along each axis.
+    arrows : int
+        At most this many points get an arrow, evenly spaced in the order of X; 0 for none.
+
+    Returns
+    -------
+    figure, axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If X is not (N, 2) with at least one point, or a number is out of range.
+    """
+    head, table = neuralize(model), Table(X)
+    if table.shape[1:] != (2,) or not len(table):
+        raise ValueError(f"X must have shape (N, 2) with at least one point, got {table.shape}")
+    resolution = _whole(resolution, "resolution")
+    arrows = _whole(arrows, "arrows")
+    if resolution < 2 or arrows < 0:
+        raise ValueError(f"resolution must be at least 2 and arrows at least 0, got {resolution} and {arrows}")
+    explained = explain(head, X, beta=beta)
+    assigned = _array(explained.cluster).astype(np.int64)
+    points, centroids = _array(table.X), _centroids(head)
+    axes_x, axes_y = _grid(points if centroids is None else np.concatenate([points, centroids]), resolution)
+    grid = np.stack([part.ravel() for part in np.meshgrid(axes_x, axes_y)], axis=1)
+    # on the grid relevance is not needed and any stiffness will do: it gives nothing to evidence and assignment
+    evidence = _array(explain(head, grid, cluster=cluster, beta=0.0).evidence).reshape(resolution, resolution)
+    region = _array(explain(head, grid, beta=0.0).cluster).reshape(resolution, resolution)
+    figure, ax = _figure(ax, (6.5, 5.5))
+    _regions(ax, axes_x, axes_y, region, points, assigned)
+    _contours(ax, axes_x, axes_y, evidence)
+    if centroids is not None:
+        ax.plot(*centroids.T, "X", color="white", markeredgecolor="black", markersize=10, label="centroid", zorder=4)
+    members = np.flatnonzero(assigned == cluster)
+    some = members[np.unique(np.linspace(0, len(members) - 1, min(arrows, len(members))).round().astype(int))]
+    _arrows(ax, points[some], _array(explained.relevance)[some])
+    names = _names(explained, 2)
+    ax.set_xlabel(shorten(names[0]), parse_math=False)
+    ax.set_ylabel(shorten(names[1]), parse_math=False)
+    ax.set_title(f"evidence of cluster {shorten(_label(explained, cluster))}", parse_math=False)
+    return figure, ax
+
+
+def _regions(ax: Axes, x: Array, y: Array, region: Array, points: Array, cluster: Array) -> None:
+    """Regions of the clusters in light colours and points in the same colours, dark."""
+    import matplotlib
+    from matplotlib.colors import ListedColormap, to_rgb
+
+    colours = np.array([to_rgb(colour) for colour in matplotlib.colormaps["tab10"](range(10))])
+    light = ListedColormap(0.25 * colours + 0.75)
+    ax.pcolormesh(x, y, region % 10, cmap=light, vmin=-0.5, vmax=9.5, shading="nearest", rasterized=True, zorder=0)
+    ax.scatter(points[:, 0], points[:, 1], s=14, c=colours[cluster % 10], edgecolors="white", linewidths=0.4, zorder=2)
+
+
+def _contours(ax: Axes, x: Array, y: Array, evidence: Array) -> None:
+    """Contour lines of evidence, its boundary in bold where it runs through the picture."""
+    lines = ax.contour(x, y, evidence, levels=12, colors="dimgrey", linewidths=0.7, zorder=1)
+    ax.clabel(lines, fontsize="x-small")
+    if evidence.min() < 0 < evidence.max():
+        ax.contour(x, y, evidence, levels=[0.0], colors="black", linewidths=2.2, zorder=3)
+
+
+def _arrows(ax: Axes, points: Array, relevance: Array) -> None:
+    """Relevance vectors at points; the directions are those of the paper, not of the scales of the axes."""
+    longest = np.linalg.norm(relevance, axis=1).max(initial=0)
+    if longest > 0:
+        place = {"angles": "uv", "scale_units": "width", "scale": 8 * longest}
+        ax.quiver(*points.T, *relevance.T, color="black", width=0.004, zorder=3, **place)
+
+
+def _grid(points: Array, resolution: int) -> tuple[Array, Array]:
+    """Ticks of a grid over all points with a margin of a tenth."""
+    low, high = points.min(0), points.max(0)
+    extent = high - low
+    # points on a line still need an area around them
+    margin = np.where(extent > 0, 0.1 * extent, 0.5 * extent.max() or 1.0)
+    low, high = low - margin, high + margin
+    return np.linspace(low[0], high[0], resolution), np.linspace(low[1], high[1], resolution)
+
+
+def _centroids(head: Head) -> Array | None:
+    """Centroids (K, d) in the space of the input, if they have a place there."""
+    layer = getattr(head, "evidence_layer", None)
+    if not isinstance(layer, (CentroidContrast, CentroidEvidence)) or not isinstance(head.norm, nn.Identity):
+        return None
+    return _array(layer.center + layer.root)
+
+
+def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:
+    """Relevance (d,) and feature values of one point."""
+    table = explanation._source.table
+    if len(table.shape) != 2:
+        raise ValueError(f"explanation must be of points (N, d), got one of shape {table.shape}")
+    place = _whole(index, "index")
+    if not 0 <= place < len(table):
+        raise ValueError(f"index must be from 0 to {len(table) - 1}, got {place}: {len(table)} points were explained")
+    if table.kind == "pandas":
+        # column by column, as a row of a table with whole numbers and fractions would make all of them fractions
+        values = [table.X.iloc[place, column] for column in range(table.shape[1])]
+        return explanation.relevance.iloc[place].to_numpy(dtype=float), values
+    return _array(explanation.relevance[place]), _array(table.X[place]).tolist()
+
+
+def _title(explanation: Explanation, index: int) -> str:
+    """Which point, which cluster, how much evidence."""
+    X = explanation._source.table.X
+    cluster = _label(explanation, int(explanation.cluster[index]))
+    rival = explanation._source.competitor
+    rather = "" if rival is None else f" rather than {shorten(_label(explanation, rival))}"
+    name = X.index[index] if explanation._source.table.kind == "pandas" else index
+    row = f"row {name}" if isinstance(name, (int, np.integer)) else shorten(str(name))
+    return f"{row}, cluster {shorten(cluster)}{rather}, evidence {number(float(explanation.evidence[index]))}"
+
+
+def _label(explanation: Explanation, cluster: int) -> str:
+    return str(cluster if explanation.labels is None else explanation.labels[cluster])
+
+
+def _names(explanation: Explanation, width: int) -> list[str]:
+    return explanation.feature_names or [f"x{i}" for i in range(width)]
+
+
+def _points(count: int) -> str:
+    return f"{count} point{'' if count == 1 else 's'}"
+
+
+def _array(values: Any) -> Array:
+    """Array, tensor or table as float64."""
+    if isinstance(values, Tensor):
+        return values.detach().to("cpu", torch.float64).numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+
+
+def _at_least_one(value: Any, name: str) -> int:
+    whole = _whole(value, name)
+    if whole < 1:
+        raise ValueError(f"{name} must be at least 1, got {whole}")
+    return whole
+
+
+def number(value: Any) -> str:
+    """Write a number with four digits, and without an exponent as long as it is not long."""
+    if isinstance(value, (bool, np.bool_, int, np.integer)):
+        return str(value)
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e8 else f"{value:.4g}"
+
+
+def shorten(name: str, width: int = LONGEST_NAME) -> str:
+    """Return a name in one line, without its middle if it is longer than ``width``."""
+    # beginning and end are what tells numbered or suffixed names apart
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(name.split()))
+    tail = (width - 3) // 3
+    return line if len(line) <= width else f"{line[: width - 3 - tail]}...{line[-tail:]}"
+
+
+def point_size(bars: int) -> tuple[float, float]:
+    """Inches that suit :func:`point` with a number of bars."""
+    return 7.0, 1.3 + 0.3 * bars
+
+
+def clusters_size(n_clusters: int, names: list[str]) -> tuple[float, float]:
+    """Inches that suit :func:`clusters`; names stand at 45 degrees below the map."""
+    slant = 0.06 * max(map(len, names))
+    return 3.5 + max(2.0, 0.5 * len(names)), min(1.3 + slant + 0.35 * n_clusters, 40.0)
+
+
+def _figure(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Figure and axes to draw into."""
+    if ax is not None:
+        return cast("Figure", ax.figure), ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=size, layout="constrained")
