@@ -269,7 +269,8 @@ class Explanation:
         relevance, cluster = _array(self.relevance), _array(self.cluster)
         if cluster.ndim > 1:
             relevance = np.moveaxis(relevance, 1, -1)
-        return relevance.reshape(cluster.size, -1), cluster.ravel()
+        width = int(np.prod(relevance.shape[cluster.ndim :]))
+        return relevance.reshape(cluster.size, width), cluster.ravel()
 
     def _columns(self, width: int) -> list[str]:
         if self.feature_names is not None and len(self.feature_names) == width:

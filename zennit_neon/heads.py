@@ -86,7 +86,7 @@ class Head(nn.Module):
         table = Table(X)
         table.check_width(self.n_features)
         total = 0.0
-        size = batch_size or table.batch_size(self.n_clusters)
+        size = table.batch_size(self.n_clusters) if batch_size is None else batch_size
         with torch.no_grad():
             for place, x in table.batches(size, progress, "calibrate", next(self.buffers())):
                 margin = margins(table.check(place, self.evidence_layer.scores(self.rows(x))))
@@ -279,7 +279,7 @@ def _checked_centroids(centroids: Any) -> Tensor:
     if isinstance(centroids, (list, tuple)) and any(isinstance(row, Tensor) for row in centroids):
         centroids = torch.stack([torch.as_tensor(row) for row in centroids])
     try:
-        values = torch.as_tensor(centroids if isinstance(centroids, Tensor) else np.asarray(centroids)).detach()
+        values = (centroids if isinstance(centroids, Tensor) else torch.from_numpy(np.array(centroids))).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"centroids must be numbers of shape (K, d): {error}") from None
     if values.dtype not in (torch.float32, torch.float64):

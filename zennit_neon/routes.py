@@ -40,7 +40,7 @@ class Closed:
         self, table: Table, batch_size: int | None, progress: bool, title: str
     ) -> Iterator[tuple[slice, Tensor]]:
         """Batches of X."""
-        size = batch_size or table.batch_size(self.head.n_clusters)
+        size = table.batch_size(self.head.n_clusters) if batch_size is None else batch_size
         return table.batches(size, progress, title, next(self.head.buffers()))
 
     def scores(self, table: Table, place: slice, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor]:
@@ -140,7 +140,8 @@ class Trunk(Closed):
         numbers = torch.Size(table.shape[1:]).numel()
         state = [*self.model.parameters(), *self.model.buffers()]
         like = next((part for part in state if part.dtype.is_floating_point), None)
-        return table.batches(batch_size or max(16, 2**18 // max(1, numbers)), progress, title, like, cast=True)
+        size = max(16, 2**18 // max(1, numbers)) if batch_size is None else batch_size
+        return table.batches(size, progress, title, like, cast=True)
 
     def scores(self, table: Table, place: slice, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor]:
         """As for a head, of what the trunk makes of ``x``."""

@@ -1,0 +1,269 @@
+"""From estimators to heads."""
+
+import warnings
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from sklearn import cluster as sk
+from sklearn.datasets import load_wine
+from sklearn.decomposition import PCA, IncrementalPCA, KernelPCA, TruncatedSVD
+from sklearn.feature_selection import VarianceThreshold
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestCentroid
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    Normalizer,
+    PolynomialFeatures,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+)
+
+from tests import reference
+from tests.conftest import load
+from zennit_neon import Affine, NeuralizedKMeans, affine_step, explain, neuralize
+
+X, Y = load_wine(return_X_y=True)
+
+
+def _kmeans(n_clusters=4):
+    return sk.KMeans(n_clusters, n_init=2, random_state=0)
+
+
+ESTIMATORS = {
+    "KMeans": lambda: _kmeans(),
+    "MiniBatchKMeans": lambda: sk.MiniBatchKMeans(4, n_init=2, random_state=0),
+    "MeanShift": lambda: sk.MeanShift(bandwidth=200, bin_seeding=True),
+    "AffinityPropagation": lambda: sk.AffinityPropagation(random_state=0),
+    "NearestCentroid": lambda: NearestCentroid(),
+    "NearestCentroid shrunken": lambda: NearestCentroid(shrink_threshold=0.5),
+}
+
+STEPS = {
+    "standard": lambda: [StandardScaler()],
+    "standard without mean": lambda: [StandardScaler(with_mean=False)],
+    "standard without std": lambda: [StandardScaler(with_std=False)],
+    "minmax": lambda: [MinMaxScaler((-1, 2))],
+    "maxabs": lambda: [MaxAbsScaler()],
+    "robust": lambda: [RobustScaler()],
+    "robust unit variance": lambda: [RobustScaler(with_centering=False, unit_variance=True)],
+    "pca": lambda: [PCA(3)],
+    "pca full": lambda: [PCA()],
+    "standard, whitened pca": lambda: [StandardScaler(), PCA(5, whiten=True)],
+    "incremental pca": lambda: [IncrementalPCA(4)],
+    "svd": lambda: [TruncatedSVD(4, random_state=0)],
+    "selection": lambda: [VarianceThreshold(0.5), StandardScaler()],
+    "nothing": lambda: ["passthrough", FunctionTransformer()],
+    "nested": lambda: [make_pipeline(StandardScaler(), PCA(4)), MaxAbsScaler()],
+}
+
+NORMS = {
+    "l2": lambda: [Normalizer()],
+    "l1": lambda: [Normalizer("l1")],
+    "max": lambda: [Normalizer("max")],
+    "standard, l2": lambda: [StandardScaler(), Normalizer()],
+    "svd, l2": lambda: [TruncatedSVD(4, random_state=0), Normalizer()],
+    "pca, l2": lambda: [PCA(4), Normalizer()],
+    "standard, pca, l2, minmax": lambda: [StandardScaler(), PCA(5, whiten=True), Normalizer(), MinMaxScaler()],
+    "l2, pca": lambda: [Normalizer(), PCA(4)],
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_argmax_is_predict(name):
+    estimator = ESTIMATORS[name]().fit(X, Y)
+    head = neuralize(estimator)
+    assert (head(torch.tensor(X)).argmax(1).numpy() == estimator.predict(X)).all()
+    assert head.feature_names is None
+
+
+@pytest.mark.parametrize("name", [*STEPS, *NORMS])
+def test_argmax_of_a_pipeline_is_predict_and_relevance_is_conserved(name):
+    pipeline = make_pipeline(*{**STEPS, **NORMS}[name](), _kmeans()).fit(X)
+    head = neuralize(pipeline)
+    assert head.n_features == X.shape[1]
+    assert (head(torch.tensor(X)).argmax(1).numpy() == pipeline.predict(X)).all()
+    for cluster in (None, 2):
+        e = explain(pipeline, X, cluster=cluster)
+        size = np.abs(e.relevance).sum(1).max()
+        assert np.abs(e.relevance.sum(1) - e.evidence).max() <= 1e-12 * size
+    single = explain(pipeline, X.astype(np.float32))
+    assert np.abs(single.relevance.sum(1) - single.evidence).max() <= 1e-5 * np.abs(single.evidence).max()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_relevance_of_an_affine_pipeline_is_that_of_the_reference(name):
+    pipeline = make_pipeline(*STEPS[name](), _kmeans()).fit(X)
+    steps = pipeline[:-1]
+    offset = steps.transform(np.zeros((1, X.shape[1])))[0]
+    matrix = (steps.transform(np.eye(X.shape[1])) - offset).T
+    e = explain(pipeline, X[:10], beta=0.3)
+    for n, point in enumerate(X[:10]):
+        f, expected = reference.affine_relevance(
+            point,
+            pipeline[-1].cluster_centers_,
+            int(e.cluster[n]),
+            0.3,
+            matrix,
+            offset,
+            lambda z: steps.inverse_transform(z[None])[0],
+        )
+        assert e.evidence[n] == pytest.approx(f, rel=1e-6)
+        np.testing.assert_allclose(e.relevance[n], expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_scaling_before_a_clustering_leaves_relevance_as_it_is_in_scaled_features():
+    """Diagonal maps, with a row norm behind them or not: relevance on x is relevance on z, feature by feature."""
+    for steps in (
+        [StandardScaler()],
+        [StandardScaler(), Normalizer()],
+        [Normalizer()],
+        [MinMaxScaler(), MaxAbsScaler()],
+    ):
+        pipeline = make_pipeline(*steps, _kmeans()).fit(X)
+        inside = explain(pipeline[-1], pipeline[:-1].transform(X))
+        np.testing.assert_allclose(explain(pipeline, X).relevance, inside.relevance, rtol=0, atol=1e-10)
+
+
+def test_a_rotation_before_the_row_norm_is_undone(rng):
+    """PCA with all components is a rotation: explained on x, the norm in between is a scale of x itself."""
+    steps = [PCA(), Normalizer()]
+    pipeline = make_pipeline(*steps, _kmeans()).fit(X)
+    centred = X - pipeline[0].mean_
+    scaled = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    centroids = pipeline[-1].cluster_centers_ @ pipeline[0].components_
+    np.testing.assert_allclose(explain(pipeline, X).relevance, explain(centroids, scaled).relevance, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["wine", "hepac", "wholesale", "sales", "tripadvisor", "buddymove"])
+def test_pipelines_of_float32_data(name):
+    data = load(name).astype(np.float32)
+    pipeline = make_pipeline(StandardScaler(), PCA(4), sk.KMeans(6, n_init=1, random_state=0)).fit(data)
+    e = explain(pipeline, data.astype(np.float64))
+    assert np.abs(e.relevance.sum(1) - e.evidence).max() <= 1e-12 * np.abs(e.relevance).sum(1).max()
+    cluster = explain(pipeline, data).cluster
+    assert (cluster != pipeline.predict(data)).mean() < 0.005
+
+
+def test_feature_names_come_from_the_first_step():
+    frame = pandas.DataFrame(X, columns=[f"f{i}" for i in range(13)])
+    assert neuralize(_kmeans().fit(frame)).feature_names == tuple(frame.columns)
+    pipeline = make_pipeline(StandardScaler(), PCA(3), _kmeans()).fit(frame)
+    assert neuralize(pipeline).feature_names == tuple(frame.columns)
+    assert explain(pipeline, frame.to_numpy()).feature_names == list(frame.columns)
+
+
+def test_labels_of_a_nearest_centroid():
+    estimator = NearestCentroid().fit(X, np.array(["a", "b", "c"])[Y])
+    head = neuralize(estimator)
+    assert head.labels == ("a", "b", "c")
+    assert (np.array(head.labels)[head(torch.tensor(X)).argmax(1)] == estimator.predict(X)).all()
+
+
+def test_faiss():
+    faiss = pytest.importorskip("faiss")
+    for spherical in (False, True):
+        data = X.astype(np.float32)
+        if spherical:
+            data /= np.linalg.norm(data, axis=1, keepdims=True)
+        kmeans = faiss.Kmeans(13, 3, niter=5, seed=1, spherical=spherical, min_points_per_centroid=1)
+        with pytest.raises(ValueError, match="Kmeans is not fitted: it has no centroids"):
+            neuralize(kmeans)
+        kmeans.train(data)
+        _, index = kmeans.index.search(data, 1)
+        assert (neuralize(kmeans)(torch.tensor(data)).argmax(1).numpy() == index[:, 0]).mean() > 0.99
+
+
+def test_centroids_and_heads():
+    centroids = X[:3]
+    head = neuralize(centroids)
+    assert neuralize(head) is head
+    for other in (
+        torch.tensor(centroids),
+        centroids.tolist(),
+        list(torch.tensor(centroids)),
+        pandas.DataFrame(centroids),
+    ):
+        assert torch.equal(neuralize(other).centroids, head.centroids)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (sk.KMeans(), "KMeans is not fitted: it has no cluster_centers_; call fit first"),
+        (sk.MeanShift(), "MeanShift is not fitted"),
+        (NearestCentroid(), "NearestCentroid is not fitted"),
+        (make_pipeline(StandardScaler(), sk.KMeans()), "step 'standardscaler' of the Pipeline: .* is not fitted"),
+        (sk.KMeans(1, n_init=1).fit(X), "at least 2 clusters to be explained, got 1"),
+        (sk.BisectingKMeans(4).fit(X), "BisectingKMeans can not be neuralised exactly: its predict walks a tree"),
+        (sk.DBSCAN().fit(X), "DBSCAN can not be neuralised exactly: it has no rule for new points"),
+        (sk.Birch().fit(X), "nearest of many subclusters"),
+        (GaussianMixture(2).fit(X), "quadrics"),
+        (sk.AffinityPropagation(affinity="precomputed").fit(-(X @ X.T)), "affinity='precomputed'"),
+        (NearestCentroid(metric="manhattan").fit(X, Y), "metric='manhattan' is not linear"),
+        (NearestCentroid(priors="empirical").fit(X, Y), "unequal priors"),
+        (make_pipeline(PolynomialFeatures(), _kmeans()).fit(X), "PolynomialFeatures is not known to be affine"),
+        (make_pipeline(QuantileTransformer(n_quantiles=10), _kmeans()).fit(X), "not known to be affine"),
+        (make_pipeline(KernelPCA(3), _kmeans()).fit(X), "not known to be affine"),
+        (make_pipeline(MinMaxScaler(clip=True), _kmeans()).fit(X), "clip=True is not affine"),
+        (make_pipeline(FunctionTransformer(np.log1p), _kmeans()).fit(X), "log1p"),
+        (make_pipeline(Normalizer(), PCA(3), Normalizer("l1"), _kmeans()).fit(X), "two different row norms"),
+        (make_pipeline(StandardScaler(), sk.BisectingKMeans(3)).fit(X), "BisectingKMeans can not be neuralised"),
+    ],
+)
+def test_what_can_not_be_done_exactly_is_refused_with_the_reason(estimator, message):
+    with pytest.raises(ValueError, match=message):
+        neuralize(estimator)
+
+
+def test_affinity_propagation_that_did_not_converge():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator = sk.AffinityPropagation(max_iter=1, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="did not converge"):
+        neuralize(estimator)
+
+
+@pytest.mark.parametrize("thing", [None, "kmeans", 3, object(), torch.nn.Linear(2, 2)])
+def test_unknown_things_are_refused(thing):
+    with pytest.raises(TypeError, match="clustering must be a fitted clustering"):
+        neuralize(thing)
+
+
+def test_subclasses_are_known():
+    class Mine(sk.KMeans):
+        pass
+
+    assert neuralize(Mine(3, n_init=1).fit(X)).n_clusters == 3
+
+
+def test_a_third_party_can_register_its_own():
+    class Prototypes:
+        def __init__(self, points):
+            self.points = points
+
+    class Twice:
+        def fit(self, X, y=None):
+            return self
+
+        def transform(self, X):
+            return 2 * X
+
+    @neuralize.register(Prototypes)
+    def _(clustering):
+        return NeuralizedKMeans(clustering.points)
+
+    @affine_step.register(Twice)
+    def _(step):
+        return Affine(np.full(13, 2.0))
+
+    assert torch.equal(neuralize(Prototypes(X[:3])).centroids, torch.tensor(X[:3]))
+    pipeline = Pipeline([("twice", Twice()), ("kmeans", _kmeans())]).fit(X)
+    assert (neuralize(pipeline)(torch.tensor(X)).argmax(1).numpy() == pipeline.predict(X)).all()
+    behind = Pipeline([("twice", Twice()), ("prototypes", Prototypes(X[:3]))])
+    assert neuralize(behind).n_features == 13

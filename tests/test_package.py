@@ -1,0 +1,66 @@
+"""What ``import zennit_neon`` does, and who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zennit_neon
+
+PACKAGE = Path(zennit_neon.__file__).parent
+
+#: From the bottom to the top; a module may import those that stand before it (docs/architecture.md).
+LAYERS = [
+    ["functional", "affine", "arrays"],
+    ["layer"],
+    ["types", "heads"],
+    ["rules", "neuralize"],
+    ["composites"],
+    ["routes"],
+    ["explanation"],
+    ["plot"],
+    ["report"],
+    ["cli"],
+]
+
+
+def test_import_leaves_heavy_libraries_alone():
+    code = "import sys, zennit_neon; print([m for m in ('captum', 'sklearn', 'matplotlib', 'pandas', 'scipy', 'faiss', 'shap') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_public_names_exist_and_are_documented():
+    for name in zennit_neon.__all__:
+        assert getattr(zennit_neon, name).__doc__
+    assert (PACKAGE / "py.typed").exists()
+
+
+def _imports(path):
+    """Modules of the package that a module imports when it is imported."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield from [node.module] if node.module else [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("zennit_neon."):
+            yield node.module.partition(".")[2]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_imports_point_downwards(path):
+    level = {name: i for i, names in enumerate(LAYERS) for name in names}
+    assert path.stem in level, "give the new module its place in LAYERS and in docs/architecture.md"
+    for name in _imports(path):
+        assert level[name] < level[path.stem] or {name, path.stem} <= {"functional", "affine", "arrays"}
+
+
+def test_functional_imports_torch_alone():
+    tree = ast.parse((PACKAGE / "functional.py").read_text())
+    roots = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            roots.add((node.module or "").partition(".")[0])
+    assert roots <= {"__future__", "math", "typing", "torch"}
