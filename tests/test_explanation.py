@@ -442,6 +442,13 @@ def test_far_away_points_are_exact_in_float32_up_to_rounding():
     np.testing.assert_allclose(e.evidence, exact.evidence, rtol=1e-5)
 
 
+def test_random_numbers_are_left_alone(wine):
+    frame, kmeans = wine
+    before = torch.random.get_rng_state()
+    explain(kmeans, frame).summary()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_progress_goes_to_stderr(wine, capsys):
     frame, kmeans = wine
     explain(kmeans, frame, progress=True)

@@ -18,7 +18,7 @@ from zennit_neon import Affine, NeuralizedKMeans, RowNorm
 DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
-@pytest.fixture()
+@pytest.fixture
 def centroids(rng):
     return rng.normal(size=(5, 3))
 
@@ -204,6 +204,12 @@ def test_wrong_arguments_are_refused(centroids, keywords, message):
 def test_wrong_inputs_are_refused(centroids, explicit, x, error, message):
     with pytest.raises(error, match=message):
         NeuralizedKMeans(centroids * 10, explicit=explicit)(x)
+
+
+def test_centroids_beyond_float32_work_in_float64():
+    centroids = np.array([[1e60, 0.0], [3e60, 0.0]])
+    evidence = NeuralizedKMeans(centroids)(torch.tensor(centroids))
+    assert torch.allclose(evidence / 1e120, torch.tensor([[4.0, -4.0], [-4.0, 4.0]], dtype=torch.float64))
 
 
 def test_lists_and_tensors_of_centroids_are_the_same(centroids):

@@ -8,7 +8,7 @@ import torch
 from zennit_neon.layer import CentroidContrast, CentroidEvidence, MinPool, UnitNorm
 
 
-@pytest.fixture()
+@pytest.fixture
 def parts():
     weight = torch.randn(4, 3, dtype=torch.float64)
     return torch.ones(3, dtype=torch.float64), weight, weight

@@ -279,9 +279,10 @@ def _checked_centroids(centroids: Any) -> Tensor:
     if isinstance(centroids, (list, tuple)) and any(isinstance(row, Tensor) for row in centroids):
         centroids = torch.stack([torch.as_tensor(row) for row in centroids])
     try:
-        values = (centroids if isinstance(centroids, Tensor) else torch.from_numpy(np.array(centroids))).detach()
+        values = centroids if isinstance(centroids, Tensor) else torch.from_numpy(np.array(centroids))
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"centroids must be numbers of shape (K, d): {error}") from None
+    values = values.detach()
     if values.dtype not in (torch.float32, torch.float64):
         values = values.to(torch.float32 if values.dtype.is_floating_point else torch.float64)
     if values.ndim != 2 or values.shape[1] == 0:
@@ -301,11 +302,14 @@ def _checked_centroids(centroids: Any) -> Tensor:
 def _pull_back(centroids: Tensor, step: Affine) -> tuple[Tensor, Tensor, Tensor]:
     """Center, weight and root of the first layer on the input of ``step``, in centred coordinates.
 
-    All in float64, whatever the precision of the centroids is. The center is rounded to float32: then subtracting it costs a float32 input at most one rounding.
+    All in float64, whatever the precision of the centroids is. The center is rounded to float32 (where it fits):
+    then subtracting it costs a float32 input at most one rounding.
     """
     device, exact = centroids.device, centroids.to("cpu", torch.float64)
     preimage = step.preimage(exact)
-    center = preimage.mean(0).float().double()
+    mean = preimage.mean(0)
+    rounded = mean.float().double()
+    center = torch.where(torch.isfinite(rounded), rounded, mean)
     centred = exact - step(center[None])
     root = preimage - center
     error = (step(preimage) - exact).norm() / centred.norm()
