@@ -171,10 +171,10 @@ class NeuralizedKMeans(Head):
 
     Examples
     --------
-    >>> head = NeuralizedKMeans([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0]])
+    >>> head = NeuralizedKMeans([[0.0, 0.0], [2.0, 0.0], [1.0, 6.0]])
     >>> head(torch.tensor([[0.5, 0.0], [2.0, 1.0]]))
-    tensor([[  2.,  -2., -14.],
-            [ -4.,   4.,  -8.]])
+    tensor([[  2.,  -2., -36.],
+            [ -4.,   4., -25.]])
     """
 
     centroids: Tensor
