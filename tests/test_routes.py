@@ -107,6 +107,12 @@ def test_the_model_comes_back_as_it_was(model):
     check()
 
 
+def test_a_head_alone_can_be_explained_by_zennit_too(model):
+    x, head = torch.randn(10, 3, dtype=torch.float64), model[1]
+    e = explain(head, x, composite=Neon())
+    assert torch.allclose(e.relevance, explain(head, x).relevance, atol=1e-10)
+
+
 def test_images_through_a_convolution():
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -76,7 +76,7 @@ def explain(
     For the assigned cluster, relevance sums to evidence in every row. For another cluster (``cluster=``) it does as
     well, but a competitor that is about as far away as the cluster in question may carry large relevance of both
     signs: its neuron is nearly switched off while it takes its share, and the quotient of both is large. Below
-    :math:`|h_{ck}| < \sqrt{\epsilon} |f_c|` that share goes to the nearest competitor.
+    :math:`|h_{ck}| < \epsilon^{1/3} |f_c|` (:math:`\epsilon`: machine precision) that share goes to the nearest competitor.
 
     Examples
     --------
@@ -90,10 +90,10 @@ def explain(
     >>> e.evidence
     array([2., 4.])
     """
-    is_trunk = isinstance(model, nn.Module) and not isinstance(model, Head)
+    if composite is not None and not isinstance(model, nn.Module):
+        raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
+    is_trunk = isinstance(model, nn.Module) and (composite is not None or not isinstance(model, Head))
     route = Trunk(model, composite) if is_trunk else Closed(neuralize(model))
-    if composite is not None and not is_trunk:
-        raise ValueError("composite is for a torch module with layers before its head, got a clustering")
     head, table = route.head, Table(X)
     route.check(table)
     if not is_trunk:

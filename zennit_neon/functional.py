@@ -138,10 +138,11 @@ def _shares(excess: Tensor, beta: float, dim: int) -> Tensor:
 def _damping(ratio: Tensor) -> Tensor:
     r"""Share of relevance that a neuron with ``h / f = ratio`` may carry: 1, falling to 0 as the neuron switches off.
 
-    A neuron hands on :math:`R_k / h_k`. Below :math:`\sqrt{\epsilon}` the quotient has lost half its digits; there
-    the share falls with the square of the activation, so that the quotient passes continuously through 0.
+    A neuron hands on :math:`R_k / h_k`. Below the cube root of machine precision, where rounding of
+    :math:`h_k` would show, the share falls with the square of the activation, so that the quotient passes
+    continuously through 0.
     """
-    return (ratio / math.sqrt(torch.finfo(ratio.dtype).eps)).square_().clamp_(max=1)
+    return (ratio / torch.finfo(ratio.dtype).eps ** (1 / 3)).square_().clamp_(max=1)
 
 
 def min_take_most(contrasts: Tensor, relevance: Tensor, beta: float) -> Tensor:
@@ -149,7 +150,7 @@ def min_take_most(contrasts: Tensor, relevance: Tensor, beta: float) -> Tensor:
 
     .. math:: R_{ck} = \frac{\exp(-\beta h_{ck})}{\sum_{k' \neq c} \exp(-\beta h_{ck'})} R_c
 
-    A competitor whose neuron is switched off (:math:`|h_{ck}| < \sqrt{\epsilon} |f_c|`) can not carry relevance
+    A competitor whose neuron is switched off (:math:`|h_{ck}| < \epsilon^{1/3} |f_c|`) can not carry relevance
     further down. This happens only where ``c`` is not the assigned cluster; its share goes to the nearest competitor.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -80,13 +81,19 @@ class Closed:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Relevance like ``x``, evidence and cluster of its points; ``through`` one competitor only, if given."""
         points, scores = self.scores(table, place, x)
+        own = cluster is None
         passed, evidence, cluster = self.coefficients(scores, cluster, competitor, beta)
         if through is not None:
             part = passed[:, through] * (cluster != through)
             passed = torch.zeros_like(passed)
             passed[:, through] = part
             passed.scatter_add_(1, cluster[:, None], -part[:, None])
-        relevance = self.head.evidence_layer.redistribute(points, passed, cluster)
+        redistribute = self.head.evidence_layer.redistribute
+        relevance = redistribute(points, passed, cluster)
+        if not own and competitor is None and through is None:
+            # large coefficients of nearly inactive competitors amplify rounding: what is missing goes to the nearest
+            missing = functional.coefficients(scores, math.inf, cluster, evidence - relevance.sum(1))[0]
+            relevance += redistribute(points, missing, cluster)
         shape = self.shape_of(x.shape)
         if len(shape) > 1:
             relevance = relevance.view(*shape, -1).movedim(-1, 1)
