@@ -91,7 +91,8 @@ def test_coefficients_and_redistribution_are_eqs_2_and_4(case):
     weight, scores = _t(centroids - center), _scores(x, centroids)
     for cluster in [None, *range(len(centroids))]:
         chosen = None if cluster is None else torch.full((len(x),), cluster)
-        passed, evidence, own = F.coefficients(scores, beta, chosen)
+        contest = F.contest(scores, chosen)
+        passed, evidence, own = F.coefficients(contest, beta), contest.pooled[:, 0], contest.cluster[:, 0]
         relevance = F.redistribute(_t(x - center), passed, weight, weight)
         for n, point in enumerate(x):
             f, shares, expected = reference.kmeans_relevance(point, centroids, int(own[n]), beta)
@@ -105,7 +106,8 @@ def test_the_mixing_form_is_the_same_where_nothing_mixes(case):
     x, centroids, beta = case
     center = centroids.mean(0)
     weight, points = _t(centroids - center), _t(x - center)
-    passed, _, cluster = F.coefficients(_scores(x, centroids), beta)
+    contest = F.contest(_scores(x, centroids))
+    passed, cluster = F.coefficients(contest, beta), contest.cluster[:, 0]
     plain = F.redistribute(points, passed, weight, weight)
     _close(F.redistribute(points, passed, weight, weight, cluster), plain, _size(x, centroids))
 
@@ -118,7 +120,7 @@ def test_explicit_min_take_most_equals_the_closed_form(case):
     contrasts = F.contrasts(scores, clusters)
     shares = F.min_take_most(contrasts, contrasts.amin(2), beta)
     for c in clusters:
-        passed, _, _ = F.coefficients(scores, beta, c.expand(len(x)))
+        passed = F.coefficients(F.contest(scores, c.expand(len(x))), beta)
         flow = passed * (scores[:, [int(c)]] - scores)
         _close(shares[:, c], flow[:, F.competitor_index(len(clusters), c[None])[0]], _size(x, centroids))
 
@@ -140,24 +142,25 @@ def test_min_take_most_conserves_and_prefers_the_nearest(beta):
 def test_ties_share_at_infinite_beta():
     shares = F.min_take_most(_t([[[1.0, 1.0, 3.0]]]), _t([[1.0]]), math.inf)
     assert shares.flatten().tolist() == [0.5, 0.5, 0]
-    passed, _, _ = F.coefficients(_t([[2.0, 1.0, 1.0, 0.0]]), math.inf)
+    passed = F.coefficients(F.contest(_t([[2.0, 1.0, 1.0, 0.0]])), math.inf)
     assert passed.tolist() == [[-1, 0.5, 0.5, 0]]
 
 
 def test_a_neuron_that_is_switched_off_hands_its_share_to_the_nearest():
     # h = (-4, 0, 3): the second competitor takes a share of Eq. 2 that it can not pass on
     scores = _t([[0.0, 4.0, 0.0, -3.0]])
-    passed, evidence, _ = F.coefficients(scores, 0.0, torch.tensor([0]))
-    assert evidence.item() == -4
+    contest = F.contest(scores, torch.tensor([0]))
+    passed = F.coefficients(contest, 0.0)
+    assert contest.pooled.item() == -4
     assert passed[0].tolist() == pytest.approx([-2 / 3 + 4 / 9, 2 / 3, 0.0, -4 / 9])
     assert float(-(passed * scores).sum()) == pytest.approx(-4)
-    tiny = F.coefficients(_t([[0.0, 4.0, 1e-19, -3.0]]), 0.0, torch.tensor([0]))[0]
+    tiny = F.coefficients(F.contest(_t([[0.0, 4.0, 1e-19, -3.0]]), torch.tensor([0])), 0.0)
     assert torch.allclose(tiny, passed, atol=1e-3)
 
 
 def test_on_the_boundary_coefficients_have_their_limit():
-    on, _, _ = F.coefficients(_t([[1.0, 1.0, 0.0]]), 1.0)
-    near, _, _ = F.coefficients(_t([[1.0 + 1e-12, 1.0, 0.0]]), 1.0)
+    on = F.coefficients(F.contest(_t([[1.0, 1.0, 0.0]])), 1.0)
+    near = F.coefficients(F.contest(_t([[1.0 + 1e-12, 1.0, 0.0]])), 1.0)
     assert torch.isfinite(on).all()
     assert torch.allclose(on, near, atol=1e-9)
     assert on[0, 1] > 0.5
@@ -165,10 +168,11 @@ def test_on_the_boundary_coefficients_have_their_limit():
 
 def test_relevance_in_place_of_evidence_scales_linearly():
     scores = torch.randn(5, 4, dtype=torch.float64)
-    passed, evidence, _ = F.coefficients(scores, 1.0)
-    twice, _, _ = F.coefficients(scores, 1.0, relevance=2 * evidence)
+    contest = F.contest(scores)
+    passed = F.coefficients(contest, 1.0)
+    twice = F.coefficients(contest, 1.0, relevance=2 * contest.pooled[:, 0])
     assert torch.allclose(twice, 2 * passed)
-    none, _, _ = F.coefficients(_t([[1.0, 1.0, 0.0]]), 1.0, relevance=torch.zeros(1, dtype=torch.float64))
+    none = F.coefficients(F.contest(_t([[1.0, 1.0, 0.0]])), 1.0, relevance=torch.zeros(1, dtype=torch.float64))
     assert none.tolist() == [[0, 0, 0]]
 
 

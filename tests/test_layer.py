@@ -30,7 +30,8 @@ def test_the_two_layers_make_the_one(parts, shape):
     centroids = parts[0] + parts[1]
     points = x.movedim(1, -1).reshape(-1, 3)
     distance = torch.cdist(points, centroids) ** 2
-    scores = CentroidEvidence(*parts).scores(x).movedim(1, -1).reshape(-1, 4)
+    layer = CentroidEvidence(*parts)
+    scores = layer.scores(layer.centred(x)).movedim(1, -1).reshape(-1, 4)
     assert torch.allclose(scores - scores[:, :1], distance[:, :1] - distance)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Table", "complaint", "progress_bar"]
+__all__ = ["Table", "complaint", "is_finite"]
 
 #: Numbers that a batch of points may take in each array of its size.
 BATCH_ELEMENTS = 2**20
@@ -92,11 +93,17 @@ class Table:
         """Batches of X, as :meth:`read` reads them, with their place in X."""
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {size}")
-        with progress_bar(len(self), progress, title) as bar:
+        with contextlib.ExitStack() as stack:
+            bar = None
+            if progress:
+                from tqdm.auto import tqdm
+
+                bar = stack.enter_context(tqdm(total=len(self), desc=title, unit="points"))
             for start in range(0, len(self), size):
                 stop = min(start + size, len(self))
                 yield slice(start, stop), self.read(start, stop, like, cast)
-                bar.update(stop - start)
+                if bar is not None:
+                    bar.update(stop - start)
 
     def batch_size(self, n_clusters: int) -> int:
         """As many items as keep each array of a batch small, but enough for fast matrix products."""
@@ -106,7 +113,7 @@ class Table:
 
     def check(self, place: slice, values: Tensor) -> Tensor:
         """Return what was computed from the batch at ``place`` if it is finite, else ``ValueError``."""
-        if not bool(torch.isfinite(values).all()):
+        if not is_finite(values):
             batch = self.read(place.start, place.stop)
             raise ValueError(complaint("X", batch, values.dtype, place.start, self.names))
         return values
@@ -130,6 +137,11 @@ class Table:
         return result if self.kind == "torch" else result.numpy()
 
 
+def is_finite(values: Tensor) -> bool:
+    """Whether all numbers are finite; their sum tells it in one pass unless it overflows itself."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
 def complaint(name: str, x: Tensor, dtype: torch.dtype, first: int = 0, names: Sequence[str] | None = None) -> str:
     """What is wrong with points (N, d, ...) from which something came out that is not finite."""
     bad = ~torch.isfinite(x)
@@ -142,13 +154,6 @@ def complaint(name: str, x: Tensor, dtype: torch.dtype, first: int = 0, names: S
         f"{name} must be finite, but it has NaN or infinite values in {len(rows)} or more rows "
         f"(first in row {first + int(rows[0])}; features {where})"
     )
-
-
-def progress_bar(total: int, show: bool, title: str, unit: str = "points") -> Any:
-    """A tqdm bar, silent unless ``show``."""
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=title, unit=unit, disable=not show)
 
 
 def _float_type(dtype: Any) -> np.dtype[Any]:

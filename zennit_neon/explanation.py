@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from zennit.core import Composite
 
 from . import functional
 from .arrays import Table
-from .heads import Head, margins, stiffness
+from .heads import Head
 from .neuralize import neuralize
-from .routes import Closed, Trunk
+from .routes import Closed, Question, Trunk
 
 if TYPE_CHECKING:
     import pandas
@@ -93,71 +93,35 @@ def explain(
     if composite is not None and not isinstance(model, nn.Module):
         raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
     is_trunk = isinstance(model, nn.Module) and (composite is not None or not isinstance(model, Head))
-    route = Trunk(model, composite) if is_trunk else Closed(neuralize(model))
-    head, table = route.head, Table(X)
-    route.check(table)
-    if not is_trunk:
-        table.check_names(head.feature_names)
-    shape = route.shape_of(table.shape)
+    table = Table(X)
+    route: Closed
+    if is_trunk:
+        route = Trunk(model, composite, table, batch_size, progress)
+    else:
+        route = Closed(neuralize(model), table, batch_size, progress)
+    head = route.head
     competitor = None if competitor is None else int(_ids(competitor, "competitor", head, ()))
-    chosen = None if cluster is None else _ids(cluster, "cluster", head, shape)
+    chosen = None if cluster is None else _ids(cluster, "cluster", head, route.shape)
     if competitor is not None and chosen is not None and bool((chosen == competitor).all()):
         raise ValueError(f"competitor must be another cluster than the explained one, got {competitor} for both")
     stiff = functional.check_beta(beta)
     stiff = head.beta if stiff is None else stiff
-    with torch.no_grad():
-        if stiff is None and competitor is None and len(table):
-            total = 0.0
-            for place, x in route.batches(table, batch_size, progress, "calibrate"):
-                total += float(margins(route.scores(table, place, x, keep=True)[1]).sum(dtype=torch.float64))
-            stiff = stiffness(total, torch.Size(shape).numel())
-        source = _Source(route, table, torch.empty(shape, dtype=torch.int64), competitor, stiff, batch_size, progress)
-        relevance, evidence = source.relevance(chosen)
+    names = _names(feature_names, table, head, is_trunk)
+    if stiff is None and competitor is None and len(table):
+        stiff = route.calibrate(keep=chosen is None)
+    question = Question(stiff, competitor)
+    relevance, evidence, own = route.relevance(question, chosen)
     return Explanation(
         relevance=table.like(relevance),
         evidence=table.plain(evidence),
-        cluster=table.plain(source.cluster.to(evidence.device)),
+        cluster=table.plain(own.to(evidence.device)),
         beta=stiff,
-        feature_names=_names(feature_names, table, head, is_trunk),
+        feature_names=names,
         n_clusters=head.n_clusters,
         labels=head.labels,
-        _source=source,
+        _route=route,
+        _question=question,
     )
-
-
-@dataclass
-class _Source:
-    """What an explanation was computed from, for what is only computed when somebody asks."""
-
-    route: Closed
-    table: Table
-    cluster: Tensor
-    competitor: int | None
-    beta: float | None
-    batch_size: int | None
-    progress: bool
-
-    def relevance(self, chosen: Tensor | None, through: int | None = None) -> tuple[Tensor, Tensor]:
-        """Relevance like X and evidence; notes the explained clusters."""
-        relevance, evidence = self.table.empty(self.table.shape), self.table.empty(tuple(self.cluster.shape))
-        rule = self.competitor if through is None else through
-        with torch.no_grad(), self.route.attached(self.beta, rule):
-            for place, x in self.route.batches(self.table, self.batch_size, self.progress, "explain"):
-                part = None if chosen is None else chosen[place]
-                found = self.route.explain(self.table, place, x, part, self.competitor, self.beta, through)
-                for room, values in zip((relevance, evidence, self.cluster), found, strict=True):
-                    room[place] = self.table.check(place, values.to(room)) if values.dtype != room.dtype else values
-        return relevance, evidence
-
-    def shares(self) -> Tensor:
-        """Relevance (N, K, ...) through each competitor."""
-        shape = (self.cluster.shape[0], self.route.head.n_clusters, *self.cluster.shape[1:])
-        shares = self.table.empty(shape)
-        with torch.no_grad():
-            for place, x in self.route.batches(self.table, self.batch_size, self.progress, "competitors"):
-                part = self.route.shares(self.table, place, x, self.cluster[place], self.competitor, self.beta)
-                shares[place] = part.to(shares)
-        return shares
 
 
 @dataclass(repr=False)
@@ -188,15 +152,31 @@ class Explanation:
     feature_names: list[str] | None
     n_clusters: int
     labels: tuple[Any, ...] | None
-    _source: _Source = field(repr=False)
+    _route: Closed
+    _question: Question
 
     def __repr__(self) -> str:
-        shape = tuple(self._source.table.shape)
+        shape = self._route.table.shape
         beta = "None" if self.beta is None else f"{self.beta:.4g}"
         return f"Explanation(shape={shape}, n_clusters={self.n_clusters}, beta={beta})"
 
     def __len__(self) -> int:
-        return len(self._source.table)
+        return len(self._route.table)
+
+    @property
+    def data(self) -> Any:
+        """The explained points, as they were given."""
+        return self._route.table.X
+
+    @property
+    def competitor(self) -> int | None:
+        """The competitor that was asked about, if any."""
+        return self._question.competitor
+
+    @property
+    def _own(self) -> Tensor:
+        """The explained clusters as a tensor."""
+        return torch.as_tensor(self.cluster).cpu()
 
     @property
     def competitors(self) -> Any:
@@ -204,16 +184,16 @@ class Explanation:
 
         Sums to evidence; 0 at the explained cluster itself. Computed anew at each call, from X as it is then.
         """
-        return self._source.table.plain(self._source.shares())
+        return self._route.table.plain(self._route.shares(self._question, self._own))
 
     def through(self, competitor: int) -> Any:
         """The part of relevance that flowed through one competitor, like X (Fig. 4C, paper 2).
 
         Sums over all competitors to ``relevance``; 0 for points whose explained cluster is the competitor.
         """
-        source = self._source
-        k = int(_ids(competitor, "competitor", source.route.head, ()))
-        return source.table.like(source.relevance(source.cluster, through=k)[0])
+        k = int(_ids(competitor, "competitor", self._route.head, ()))
+        part, _, _ = self._route.relevance(replace(self._question, through=k), self._own)
+        return self._route.table.like(part)
 
     def summary(self) -> pandas.DataFrame:
         """Mean relevance of each feature over the points of each cluster: what makes this cluster.
@@ -238,7 +218,7 @@ class Explanation:
         import pandas
 
         relevance, cluster = self._rows()
-        index = self.relevance.index if self._source.table.kind == "pandas" else None
+        index = self.relevance.index if self._route.table.kind == "pandas" else None
         frame = pandas.DataFrame(relevance, index=index, columns=self._columns(relevance.shape[1]))
         names = cluster if self.labels is None else np.asarray(self.labels, dtype=object)[cluster]
         frame.insert(0, "evidence", _array(self.evidence).ravel(), allow_duplicates=True)
@@ -253,8 +233,8 @@ class Explanation:
         import shap
 
         relevance, _ = self._rows()
-        table = self._source.table
-        data = table.X.to_numpy() if table.kind == "pandas" else _array(table.X)
+        table = self._route.table
+        data = self.data.to_numpy() if table.kind == "pandas" else _array(self.data)
         if relevance.shape != data.shape:
             data = np.moveaxis(data, 1, -1).reshape(relevance.shape)
         return shap.Explanation(

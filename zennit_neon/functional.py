@@ -16,7 +16,7 @@ Two facts carry the whole module.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ __all__ = [
     "contrasts",
     "competitor_index",
     "min_take_most",
+    "Contest",
+    "contest",
     "coefficients",
     "versus",
     "quotient",
@@ -123,16 +125,20 @@ def contrasts(scores: Tensor, clusters: Tensor) -> Tensor:
     return scores.index_select(1, clusters).unsqueeze(2) - other
 
 
-def _shares(excess: Tensor, beta: float, dim: int) -> Tensor:
-    """Softmax of ``beta * excess``, ``excess <= 0`` with 0 at the winner; ties share for ``beta = inf``."""
-    # -inf marks the explained cluster itself: it takes no share, also for beta = 0 where beta * -inf is NaN
+def _weights(excess: Tensor, beta: float) -> Tensor:
+    """``exp(beta * excess)`` for ``excess <= 0``; for ``beta = inf`` its limit, in which ties are equal."""
+    # -inf marks the explained cluster itself: it has no weight, also for beta = 0 where beta * -inf is NaN
     if math.isinf(beta):
-        share = (excess == 0).to(excess.dtype)
-    elif beta == 0:
-        share = (excess > -math.inf).to(excess.dtype)
-    else:
-        share = torch.exp(excess * beta)
-    return share / share.sum(dim, keepdim=True)
+        return (excess == 0).to(excess.dtype)
+    if beta == 0:
+        return (excess > -math.inf).to(excess.dtype)
+    return torch.mul(excess, beta).exp_()
+
+
+def _shares(excess: Tensor, beta: float, dim: int) -> Tensor:
+    """Softmax of ``beta * excess``."""
+    weight = _weights(excess, beta)
+    return weight / weight.sum(dim, keepdim=True)
 
 
 def _damping(ratio: Tensor) -> Tensor:
@@ -142,7 +148,7 @@ def _damping(ratio: Tensor) -> Tensor:
     :math:`h_k` would show, the share falls with the square of the activation, so that the quotient passes
     continuously through 0.
     """
-    return (ratio / torch.finfo(ratio.dtype).eps ** (1 / 3)).square_().clamp_(max=1)
+    return (ratio / torch.finfo(ratio.dtype).eps ** (1 / 3)).square().clamp(max=1)
 
 
 def min_take_most(contrasts: Tensor, relevance: Tensor, beta: float) -> Tensor:
@@ -180,9 +186,30 @@ def quotient(relevance: Tensor, activation: Tensor) -> Tensor:
     return torch.where(activation == 0, 0, relevance / torch.where(activation == 0, 1, activation))
 
 
-def coefficients(
-    scores: Tensor, beta: float, cluster: Tensor | None = None, relevance: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+class Contest(NamedTuple):
+    """What min-pooling leaves of the scores of M points: how far each competitor is behind the nearest one."""
+
+    #: (M, K): score of each competitor minus that of the nearest, at most 0; -inf at the explained cluster itself.
+    excess: Tensor
+    #: (M, 1): evidence of the explained cluster.
+    pooled: Tensor
+    #: (M, 1) int64: the explained cluster.
+    cluster: Tensor
+
+
+def contest(scores: Tensor, cluster: Tensor | None = None) -> Contest:
+    """Pool scores (M, K) for one cluster a point, the assigned one unless ``cluster`` (M,) is given."""
+    if cluster is None:
+        own, cluster = scores.max(1, keepdim=True)
+    else:
+        cluster = cluster[:, None]
+        own = scores.gather(1, cluster)
+    excess = scores.scatter(1, cluster, -math.inf)
+    nearest = excess.amax(1, keepdim=True)
+    return Contest(excess - nearest, own - nearest, cluster)
+
+
+def coefficients(contest: Contest, beta: float, relevance: Tensor | None = None) -> Tensor:
     r"""Min-take-most and the denominators of the midpoint rule in one, without the pairwise layer.
 
     .. math::
@@ -194,41 +221,35 @@ def coefficients(
 
     Parameters
     ----------
-    scores : Tensor, shape (M, K)
+    contest : Contest
+        Of the scores of M points and K clusters.
     beta : float
         Stiffness (Eq. 2, paper 1).
-    cluster : Tensor of int64, shape (M,), optional
-        Cluster to explain; the assigned one if not given.
     relevance : Tensor, shape (M,), optional
         What to distribute; the evidence if not given.
 
     Returns
     -------
-    coefficients : Tensor, shape (M, K)
-    evidence : Tensor, shape (M,)
-    cluster : Tensor of int64, shape (M,)
+    Tensor, shape (M, K)
+        Rows sum to zero.
     """
-    if cluster is None:
-        own, cluster = scores.max(1, keepdim=True)
-    else:
-        cluster = cluster[:, None]
-        own = scores.gather(1, cluster)
-    excess = scores.scatter(1, cluster, -math.inf)
-    nearest, index = excess.max(1, keepdim=True)
-    excess -= nearest
-    pooled = own - nearest
-    # on the boundary f = h = 0 for the nearest competitor: any non-zero number in place of both gives the limit
-    safe = torch.where(pooled == 0, torch.finfo(pooled.dtype).tiny, pooled)
-    share = _shares(excess, beta, 1)
-    activation = safe - excess  # h_ck, infinite at c
+    excess, pooled, cluster = contest
+    # on the boundary f = h = 0 for the nearest competitor: any small number in place of both gives the limit
+    floor = torch.finfo(pooled.dtype).tiny ** 0.75
+    safe = torch.where(pooled.abs() < floor, floor, pooled)
     if pooled.numel() and bool((pooled < 0).any()):
-        kept = share * _damping(activation / safe)
-        kept.scatter_add_(1, index, 1 - kept.sum(1, keepdim=True))
-        share, activation = kept, torch.where(activation == 0, 1, activation)
-    weight = safe if relevance is None else torch.where(pooled == 0, 0, relevance[:, None] * (safe / pooled))
-    passed = share * weight / activation
-    passed.scatter_(1, cluster, -passed.sum(1, keepdim=True))
-    return passed, pooled[:, 0], cluster[:, 0]
+        share = _shares(excess, beta, 1)
+        activation = 1 - excess / safe  # h_ck / f_c, infinite at c
+        kept = share * _damping(activation)
+        kept.scatter_add_(1, excess.argmax(1, keepdim=True), 1 - kept.sum(1, keepdim=True))
+        passed = kept / torch.where(activation == 0, 1, activation)
+    else:
+        weight = _weights(excess, beta)
+        total = weight.sum(1, keepdim=True)
+        passed = weight / torch.addcmul(total, excess, total / safe, value=-1)  # total * h_ck / f_c
+    if relevance is not None:
+        passed = passed * quotient(relevance[:, None], pooled)
+    return passed.scatter(1, cluster, -passed.sum(1, keepdim=True))
 
 
 def versus(scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,8 +265,10 @@ def versus(scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tu
 
     Returns
     -------
-    coefficients, evidence, cluster
-        As :func:`coefficients` gives them; ``evidence`` is :math:`h_{ck}`.
+    coefficients : Tensor, shape (M, K)
+    contrast : Tensor, shape (M,)
+        :math:`h_{ck}`.
+    cluster : Tensor of int64, shape (M,)
     """
     if cluster is None:
         cluster = scores.argmax(1)
@@ -257,7 +280,12 @@ def versus(scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tu
 
 
 def redistribute(
-    x: Tensor, coefficients: Tensor, weight: Tensor, root: Tensor, cluster: Tensor | None = None
+    x: Tensor,
+    coefficients: Tensor,
+    weight: Tensor,
+    root: Tensor,
+    cluster: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     r"""Midpoint rule (Eq. 4, paper 1) for all competitors at once.
 
@@ -279,6 +307,8 @@ def redistribute(
         The explained cluster. Needed only where ``root`` is not a multiple of ``weight`` feature by feature (a map
         that mixes features, such as PCA, lies between input and clusters); then two more terms appear,
         :math:`\rho_c \odot (a v) - v_c \odot (a \rho)`.
+    out : Tensor, shape (M, d), optional
+        Where to put the result.
 
     Returns
     -------
@@ -286,7 +316,7 @@ def redistribute(
         Sums over features to :math:`-\sum_k a_k s_k`.
     """
     pull = coefficients @ weight
-    relevance = coefficients @ (weight * root)
+    relevance = torch.mm(coefficients, weight * root, out=out)
     if cluster is None:
         return relevance.addcmul_(x, pull, value=-2)
     relevance.addcmul_(weight[cluster], coefficients @ root, value=-1)

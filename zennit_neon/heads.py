@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .affine import Affine, RowNorm, combine
-from .arrays import Table, complaint
-from .functional import check_beta
+from .arrays import Table, complaint, is_finite
+from .functional import check_beta, contest
 from .layer import CentroidContrast, CentroidEvidence, MinPool, UnitNorm
 
 __all__ = ["Head", "NeuralizedKMeans"]
@@ -40,7 +40,7 @@ class Head(nn.Module):
 
     @property
     def evidence_layer(self) -> Any:
-        """The layer with ``scores`` and ``redistribute``, which the closed form works on."""
+        """The layer with ``centred``, ``scores`` and ``redistribute``, which the closed form works on."""
         raise TypeError(f"{type(self).__name__} does not say which layer computes its scores")
 
     @property
@@ -89,8 +89,8 @@ class Head(nn.Module):
         size = table.batch_size(self.n_clusters) if batch_size is None else batch_size
         with torch.no_grad():
             for place, x in table.batches(size, progress, "calibrate", next(self.buffers())):
-                margin = margins(table.check(place, self.evidence_layer.scores(self.rows(x))))
-                total += float(margin.sum(dtype=torch.float64))
+                scores = table.check(place, self.evidence_layer.scores(self.rows(x)))
+                total += float(contest(scores).pooled.sum(dtype=torch.float64))
         self.pooling_layer.beta = stiffness(total, torch.Size((len(table), *table.shape[2:])).numel())
         return self
 
@@ -99,9 +99,11 @@ class Head(nn.Module):
         return self.norm(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
     def rows(self, x: Tensor) -> Tensor:
-        """:meth:`points` with one row a point: (M, d)."""
+        """Inputs (N, d, ...) with one row a point (M, d), as the evidence layer computes with them."""
         points = self.points(x)
-        return points if points.ndim == 2 else points.movedim(1, -1).flatten(0, -2)
+        points = points if points.ndim == 2 else points.movedim(1, -1).flatten(0, -2)
+        centred: Tensor = self.evidence_layer.centred(points)
+        return centred
 
     def check_input(self, x: Any) -> Tensor:
         """Return ``x`` if it is a floating point tensor (N, d, ...) (else ``TypeError`` or ``ValueError``)."""
@@ -115,19 +117,13 @@ class Head(nn.Module):
 
     def check_scores(self, x: Tensor, values: Tensor) -> Tensor:
         """Return what was computed from ``x`` if it is finite, else ``ValueError`` that says why it is not."""
-        if torch.compiler.is_compiling() or bool(torch.isfinite(values).all()):
+        if torch.compiler.is_compiling() or is_finite(values):
             return values
         raise ValueError(complaint("x", x, values.dtype))
 
     def after(self, steps: Iterable[Affine | RowNorm]) -> Head:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
         raise ValueError(f"a {type(self).__name__} can not be put behind the steps of a Pipeline")
-
-
-def margins(scores: Tensor) -> Tensor:
-    """Evidence (M,) of the assigned clusters from scores (M, K)."""
-    best = scores.topk(2, dim=1).values
-    return best[:, 0] - best[:, 1]
 
 
 def stiffness(total: float, count: int) -> float:
@@ -222,7 +218,7 @@ class NeuralizedKMeans(Head):
 
     @property
     def evidence_layer(self) -> CentroidContrast | CentroidEvidence:
-        """The layer with ``scores`` and ``redistribute``."""
+        """The layer with ``centred``, ``scores`` and ``redistribute``."""
         return self.contrast if self.explicit else self.evidence
 
     @property

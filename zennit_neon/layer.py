@@ -50,23 +50,21 @@ class _Centroids(nn.Module):
         self.register_buffer("root", root)
         self.register_buffer("clusters", clusters)
 
-    def _like(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight, root, and centred points; half types become float32."""
+    def centred(self, x: Tensor) -> Tensor:
+        """Points in the coordinates and the precision in which the layer computes; half types become float32."""
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         center = self.center.to(x)
-        centred = x - (center if x.ndim == 2 else center.view(-1, *[1] * (x.ndim - 2)))
-        return self.weight.to(x), self.root.to(x), centred
+        return x - (center if x.ndim == 2 else center.view(-1, *[1] * (x.ndim - 2)))
 
-    def scores(self, x: Tensor) -> Tensor:
+    def scores(self, centred: Tensor) -> Tensor:
         """Scores of all clusters, of which evidence is a difference: (N, d, ...) to (N, K, ...)."""
-        weight, root, centred = self._like(x)
-        return functional.scores(centred, weight, root)
+        return functional.scores(centred, self.weight.to(centred), self.root.to(centred))
 
-    def redistribute(self, x: Tensor, coefficients: Tensor, cluster: Tensor) -> Tensor:
+    def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         """Relevance of points (M, d), from coefficients (M, K) for the explained cluster (M,) of each."""
-        weight, root, centred = self._like(x)
-        return functional.redistribute(centred, coefficients, weight, root, cluster if self.mixing else None)
+        weight, root = self.weight.to(centred), self.root.to(centred)
+        return functional.redistribute(centred, coefficients, weight, root, cluster if self.mixing else None, out)
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
@@ -99,7 +97,7 @@ class CentroidContrast(_Centroids):
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations of the pairs."""
-        return functional.contrasts(self.scores(x), self.clusters)
+        return functional.contrasts(self.scores(self.centred(x)), self.clusters)
 
 
 class CentroidEvidence(_Centroids, _Stiffness):
@@ -123,7 +121,7 @@ class CentroidEvidence(_Centroids, _Stiffness):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        evidence = functional.evidence(self.scores(x))
+        evidence = functional.evidence(self.scores(self.centred(x)))
         return evidence if len(self.clusters) == len(self.weight) else evidence.index_select(1, self.clusters)
 
 

@@ -1,10 +1,11 @@
-"""The two ways from a batch of points to relevance: the closed form of a head, or Zennit through a whole model."""
+"""The two ways from a table to relevance: the closed form of a head, or Zennit through a whole model."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,98 +15,147 @@ from zennit.core import Composite
 from . import functional
 from .arrays import Table
 from .composites import Neon
-from .heads import Head
+from .functional import Contest
+from .heads import Head, stiffness
 
-__all__ = ["Closed", "Trunk"]
+__all__ = ["Closed", "Question", "Trunk"]
 
-#: Scores that are kept from calibration so that they are not computed twice (numbers; 64 MB in float32).
-KEPT_SCORES = 2**24
+#: What calibration keeps so that it is not computed twice (numbers; 64 MB in float32).
+KEPT = 2**24
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every point.
+
+    Parameters
+    ----------
+    beta : float, optional
+        Stiffness; not needed with a competitor.
+    competitor : int, optional
+        Why the cluster rather than this one? Otherwise, why the cluster rather than any other?
+    through : int, optional
+        Only the part of the answer that flows through this competitor.
+    """
+
+    beta: float | None
+    competitor: int | None = None
+    through: int | None = None
 
 
 class Closed:
     """Relevance of the input of a head, in closed form; every location of (N, d, ...) is a point."""
 
-    def __init__(self, head: Head):
-        self.head = head
-        self._kept: dict[int, Tensor] = {}
+    def __init__(self, head: Head, table: Table, batch_size: int | None = None, progress: bool = False):
+        self.head, self.table = head, table
+        self.batch_size, self.progress = batch_size, progress
+        self._kept: dict[int, Contest] = {}
+        self.check()
+
+    def check(self) -> None:
+        """Refuse a table that the head can not take."""
+        self.table.check_width(self.head.n_features)
+        self.table.check_names(self.head.feature_names)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one number a point."""
+        return self.shape_of(self.table.shape)
 
     def shape_of(self, x: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one number a point, for inputs of shape ``x``."""
         return (x[0], *x[2:])
 
-    def check(self, table: Table) -> None:
-        """Refuse a table that the head can not take."""
-        table.check_width(self.head.n_features)
+    def batches(self, title: str) -> Iterator[tuple[slice, Tensor]]:
+        """Batches of X and their places."""
+        size = self.table.batch_size(self.head.n_clusters) if self.batch_size is None else self.batch_size
+        return self.table.batches(size, self.progress, title, next(self.head.buffers()))
 
-    def batches(
-        self, table: Table, batch_size: int | None, progress: bool, title: str
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Batches of X."""
-        size = table.batch_size(self.head.n_clusters) if batch_size is None else batch_size
-        return table.batches(size, progress, title, next(self.head.buffers()))
+    def calibrate(self, keep: bool) -> float:
+        """Stiffness by Eq. 3 (paper 1) over the table; ``keep`` what explaining the assigned clusters needs again."""
+        total, room = 0.0, KEPT if keep else 0
+        with torch.no_grad():
+            for place, x in self.batches("calibrate"):
+                contest = functional.contest(self._scores(place, x)[1])
+                total += float(contest.pooled.sum(dtype=torch.float64))
+                room -= contest.excess.numel()
+                if room >= 0:
+                    self._kept[place.start] = contest
+        return stiffness(total, torch.Size(self.shape).numel())
 
-    def scores(self, table: Table, place: slice, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor]:
-        """Points (M, d) of a batch as they enter the evidence layer, and their scores (M, K)."""
+    def relevance(self, question: Question, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Relevance like X, evidence, and cluster of each point: the chosen, or else the assigned one."""
+        relevance, evidence = self.table.empty(self.table.shape), self.table.empty(self.shape)
+        cluster = torch.empty(self.shape, dtype=torch.int64)
+        with torch.no_grad(), self._attached(question):
+            for place, x in self.batches("explain"):
+                part = None if chosen is None else chosen[place].flatten().to(x.device)
+                found = self._explain(place, x, part, question, relevance[place])
+                for room, values in zip((relevance[place], evidence[place], cluster[place]), found, strict=True):
+                    if values.dtype != room.dtype:  # half types may overflow
+                        values = self.table.check(place, values.to(room))
+                    if values.data_ptr() != room.data_ptr():
+                        room.copy_(values)
+        return relevance, evidence, cluster
+
+    def shares(self, question: Question, cluster: Tensor) -> Tensor:
+        """Relevance (N, K, ...) that flows through each competitor."""
+        shares = self.table.empty((len(cluster), self.head.n_clusters, *cluster.shape[1:]))
+        with torch.no_grad():
+            for place, x in self.batches("competitors"):
+                _, scores = self._scores(place, x)
+                passed, _, own = self._coefficients(scores, cluster[place].flatten().to(scores.device), question)
+                flow = _flow(passed, scores, own)
+                shares[place] = flow.view(*self.shape_of(x.shape), -1).movedim(-1, 1).to(shares)
+        return shares
+
+    def _scores(self, place: slice, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (M, d) of a batch as the evidence layer computes with them, and their scores (M, K)."""
         points = self.head.rows(x)
-        scores = self._kept.pop(place.start, None)
-        if scores is None:
-            scores = table.check(place, self.head.evidence_layer.scores(points))
-        if keep and sum(part.numel() for part in self._kept.values()) + scores.numel() <= KEPT_SCORES:
-            self._kept[place.start] = scores
-        return points, scores
+        return points, self.table.check(place, self.head.evidence_layer.scores(points))
 
-    def coefficients(
-        self, scores: Tensor, cluster: Tensor | None, competitor: int | None, beta: float | None
+    def _coefficients(
+        self, scores: Tensor, cluster: Tensor | None, question: Question
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients, evidence and cluster of points, for all competitors or for one."""
-        flat = None if cluster is None else cluster.flatten().to(scores.device)
-        if competitor is not None:
-            return functional.versus(scores, competitor, flat)
-        assert beta is not None
-        return functional.coefficients(scores, beta, flat)
+        if question.competitor is not None:
+            return functional.versus(scores, question.competitor, cluster)
+        assert question.beta is not None
+        contest = functional.contest(scores, cluster)
+        return functional.coefficients(contest, question.beta), contest.pooled[:, 0], contest.cluster[:, 0]
 
     @contextlib.contextmanager
-    def attached(self, beta: float | None, competitor: int | None) -> Iterator[None]:
+    def _attached(self, question: Question) -> Iterator[None]:
         """Nothing has to be attached."""
         yield
 
-    def explain(
-        self,
-        table: Table,
-        place: slice,
-        x: Tensor,
-        cluster: Tensor | None,
-        competitor: int | None,
-        beta: float | None,
-        through: int | None = None,
+    def _explain(
+        self, place: slice, x: Tensor, cluster: Tensor | None, question: Question, out: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Relevance like ``x``, evidence and cluster of its points; ``through`` one competitor only, if given."""
-        points, scores = self.scores(table, place, x)
-        own = cluster is None
-        passed, evidence, cluster = self.coefficients(scores, cluster, competitor, beta)
-        if through is not None:
-            part = passed[:, through] * (cluster != through)
-            passed = torch.zeros_like(passed)
-            passed[:, through] = part
-            passed.scatter_add_(1, cluster[:, None], -part[:, None])
+        """Relevance like ``x`` (in ``out`` if it fits), evidence and cluster of its points."""
+        kept = self._kept.pop(place.start, None) if cluster is None else None
+        if kept is not None and question.beta is not None:
+            points = self.head.rows(x)
+            passed = functional.coefficients(kept, question.beta)
+            evidence, own = kept.pooled[:, 0], kept.cluster[:, 0]
+        else:
+            points, scores = self._scores(place, x)
+            passed, evidence, own = self._coefficients(scores, cluster, question)
+        if question.through is not None:
+            passed = _only(passed, question.through, own)
+        fits = out.ndim == 2 and out.dtype == points.dtype and out.device == points.device
         redistribute = self.head.evidence_layer.redistribute
-        relevance = redistribute(points, passed, cluster)
-        if not own and competitor is None and through is None:
+        relevance = redistribute(points, passed, own, out if fits else None)
+        if cluster is not None and question.competitor is None and question.through is None:
             # large coefficients of nearly inactive competitors amplify rounding: what is missing goes to the nearest
-            missing = functional.coefficients(scores, math.inf, cluster, evidence - relevance.sum(1))[0]
-            relevance += redistribute(points, missing, cluster)
+            missing = functional.coefficients(
+                functional.contest(scores, cluster), math.inf, evidence - relevance.sum(1)
+            )
+            relevance += redistribute(points, missing, own)
         shape = self.shape_of(x.shape)
         if len(shape) > 1:
             relevance = relevance.view(*shape, -1).movedim(-1, 1)
-        return relevance, evidence.view(shape), cluster.view(shape)
-
-    def shares(
-        self, table: Table, place: slice, x: Tensor, cluster: Tensor, competitor: int | None, beta: float | None
-    ) -> Tensor:
-        """Relevance (N, K, ...) that flows through each competitor."""
-        _, scores = self.scores(table, place, x)
-        passed, _, chosen = self.coefficients(scores, cluster, competitor, beta)
-        return _flow(passed, scores, chosen).view(*self.shape_of(x.shape), -1).movedim(-1, 1)
+        return relevance, evidence.view(shape), own.view(shape)
 
 
 def _flow(passed: Tensor, scores: Tensor, cluster: Tensor) -> Tensor:
@@ -113,10 +163,25 @@ def _flow(passed: Tensor, scores: Tensor, cluster: Tensor) -> Tensor:
     return passed * (scores.gather(1, cluster[:, None]) - scores)
 
 
+def _only(passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
+    """Coefficients of one competitor alone; none where it is the explained cluster."""
+    part = passed[:, competitor] * (cluster != competitor)
+    alone = torch.zeros_like(passed)
+    alone[:, competitor] = part
+    return alone.scatter_add_(1, cluster[:, None], -part[:, None])
+
+
 class Trunk(Closed):
     """Relevance of the input of a model that ends in a head, by Zennit's rules below the head."""
 
-    def __init__(self, model: nn.Module, composite: Composite | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        composite: Composite | None,
+        table: Table,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ):
         heads = [module for module in model.modules() if isinstance(module, Head)]
         if len(heads) != 1:
             raise ValueError(
@@ -128,44 +193,42 @@ class Trunk(Closed):
                 "model has layers before the head, so say how relevance passes them: composite=Neon(EpsilonPlus()) "
                 "or another Zennit composite"
             )
-        super().__init__(heads[0])
+        super().__init__(heads[0], table, batch_size, progress)
         self.model = model
         self.composite = composite if isinstance(composite, Neon) else Neon(composite)
         self._entered: list[Tensor] = []
+
+    def check(self) -> None:
+        """The trunk has to know whether it can take the table."""
 
     def shape_of(self, x: tuple[int, ...]) -> tuple[int, ...]:
         """One point a row."""
         return (x[0],)
 
-    def check(self, table: Table) -> None:
-        """The trunk has to know whether it can take the table."""
-
-    def batches(
-        self, table: Table, batch_size: int | None, progress: bool, title: str
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Batches of X on the device and in the precision of the model."""
-        numbers = torch.Size(table.shape[1:]).numel()
+    def batches(self, title: str) -> Iterator[tuple[slice, Tensor]]:
+        """Batches of X on the device and in the precision of the model, and their places."""
+        numbers = torch.Size(self.table.shape[1:]).numel()
         state = [*self.model.parameters(), *self.model.buffers()]
         like = next((part for part in state if part.dtype.is_floating_point), None)
-        size = max(16, 2**18 // max(1, numbers)) if batch_size is None else batch_size
-        return table.batches(size, progress, title, like, cast=True)
+        size = max(16, 2**18 // max(1, numbers)) if self.batch_size is None else self.batch_size
+        return self.table.batches(size, self.progress, title, like, cast=True)
 
-    def scores(self, table: Table, place: slice, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor]:
+    def _scores(self, place: slice, x: Tensor) -> tuple[Tensor, Tensor]:
         """As for a head, of what the trunk makes of ``x``."""
         with self._listening(), torch.no_grad():
             self.model(x)
-        return self._scores(table, place)
+        return self._heard(place)
 
-    def _scores(self, table: Table, place: slice) -> tuple[Tensor, Tensor]:
-        points = self._entered.pop().detach()
+    def _heard(self, place: slice) -> tuple[Tensor, Tensor]:
+        """Points that entered the head in the last forward pass, and their scores."""
+        entered = self._entered.pop().detach()
         self._entered.clear()
-        if points.ndim != 2:
+        if entered.ndim != 2:
             raise ValueError(
-                f"the head gives evidence for every location of {tuple(points.shape)}, but explain needs one cluster "
+                f"the head gives evidence for every location of {tuple(entered.shape)}, but explain needs one cluster "
                 "a row; use a zennit Attributor to choose what to explain"
             )
-        points = self.head.points(points)
-        return points, table.check(place, self.head.evidence_layer.scores(points))
+        return super()._scores(place, entered)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
@@ -181,32 +244,26 @@ class Trunk(Closed):
                 module.training = True
 
     @contextlib.contextmanager
-    def attached(self, beta: float | None, competitor: int | None) -> Iterator[None]:
+    def _attached(self, question: Question) -> Iterator[None]:
         """The composite, for a loop over batches."""
-        with Gradient(self.model, self.composite.replaced(beta, competitor)) as self._attributor, self._listening():
+        competitor = question.competitor if question.through is None else question.through
+        composite = self.composite.replaced(question.beta, competitor)
+        with Gradient(self.model, composite) as self._attributor, self._listening():
             yield
 
-    def explain(
-        self,
-        table: Table,
-        place: slice,
-        x: Tensor,
-        cluster: Tensor | None,
-        competitor: int | None,
-        beta: float | None,
-        through: int | None = None,
+    def _explain(
+        self, place: slice, x: Tensor, cluster: Tensor | None, question: Question, out: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One pass of Zennit, seeded with the evidence of the explained cluster."""
         found: list[Tensor] = []
 
         def seed(output: Tensor) -> Tensor:
-            _, scores = self._scores(table, place)
-            passed, evidence, chosen = self.coefficients(scores, cluster, competitor, beta)
-            found.extend((evidence, chosen))
-            amount = evidence
-            if through is not None:
-                amount = _flow(passed, scores, chosen)[:, through]
-            column = chosen[:, None] == self.head.clusters.to(chosen.device)
+            _, scores = self._heard(place)
+            passed, amount, own = self._coefficients(scores, cluster, question)
+            found.extend((amount, own))
+            if question.through is not None:
+                amount = _flow(passed, scores, own)[:, question.through]
+            column = own[:, None] == self.head.clusters.to(own.device)
             if not bool(column.any(1).all()):
                 raise ValueError(
                     f"some points are assigned to clusters that the head does not put out "
@@ -216,4 +273,4 @@ class Trunk(Closed):
 
         with torch.enable_grad():
             _, relevance = self._attributor(x, seed)
-        return relevance.detach(), *found
+        return relevance.detach(), found[0], found[1]

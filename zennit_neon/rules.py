@@ -101,7 +101,7 @@ class Midpoint(_Rule):
         """(N, C, K - 1, ...) to (N, d, ...)."""
         x = self.stored_tensors["input"]
         passed = functional.quotient(relevance, self.stored_tensors["output"])
-        points = _points(x)
+        points = module.centred(_points(x))
         passed = passed.movedim((1, 2), (-2, -1)).flatten(0, -3)  # one row a point: (M, C, K - 1)
         competitor = functional.competitor_index(len(module.weight), module.clusters)
         total = torch.zeros_like(points)
@@ -115,7 +115,7 @@ class Midpoint(_Rule):
                 weights.zero_()
         if not module.mixing:
             total = module.redistribute(points, weights, module.clusters[:1].expand(len(points)))
-        return _unpoints(total, x)
+        return _unpoints(total.to(x.dtype), x)
 
 
 class ClosedForm(_PoolingRule):
@@ -135,7 +135,7 @@ class ClosedForm(_PoolingRule):
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """(N, C, ...) to (N, d, ...)."""
         x = self.stored_tensors["input"]
-        points, targets = _points(x), _points(relevance)
+        points, targets = module.centred(_points(x)), _points(relevance)
         scores = module.scores(points)
         total = torch.zeros_like(points)
         row, column = targets.nonzero(as_tuple=True)
@@ -143,12 +143,13 @@ class ClosedForm(_PoolingRule):
         for rows, columns in zip(row.split(max(1, len(points))), column.split(max(1, len(points))), strict=True):
             target, cluster = targets[rows, columns], module.clusters[columns]
             if self.competitor is None:
-                passed, _, _ = functional.coefficients(scores[rows], self.stiffness(module), cluster, target)
+                pooled = functional.contest(scores[rows], cluster)
+                passed = functional.coefficients(pooled, self.stiffness(module), target)
             else:
                 passed, contrast, _ = functional.versus(scores[rows], self.competitor, cluster)
                 passed = passed * functional.quotient(target, contrast)[:, None]
-            total.index_add_(0, rows, module.redistribute(points[rows], passed, cluster).to(total.dtype))
-        return _unpoints(total, x)
+            total.index_add_(0, rows, module.redistribute(points[rows], passed, cluster))
+        return _unpoints(total.to(x.dtype), x)
 
 
 def _points(x: Tensor) -> Tensor:
