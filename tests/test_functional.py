@@ -199,6 +199,14 @@ def test_check_beta_accepts_infinity_and_none():
     assert F.check_beta(torch.tensor(2)) == 2.0
 
 
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize("cluster", [None, 0])
+def test_gradients_of_coefficients(beta, cluster):
+    scores = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    chosen = None if cluster is None else torch.full((6,), cluster)
+    assert torch.autograd.gradcheck(lambda scores: F.coefficients(F.contest(scores, chosen), beta), scores)
+
+
 def test_gradients_of_evidence():
     weight = torch.randn(4, 3, dtype=torch.float64)
     x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)

@@ -237,16 +237,17 @@ def coefficients(contest: Contest, beta: float, relevance: Tensor | None = None)
     # on the boundary f = h = 0 for the nearest competitor: any small number in place of both gives the limit
     floor = torch.finfo(pooled.dtype).tiny ** 0.75
     safe = torch.where(pooled.abs() < floor, floor, pooled)
+    behind = excess.scatter(1, cluster, 0) if excess.requires_grad else excess  # infinity has no gradient
     if pooled.numel() and bool((pooled < 0).any()):
         share = _shares(excess, beta, 1)
-        activation = 1 - excess / safe  # h_ck / f_c, infinite at c
+        activation = 1 - behind / safe  # h_ck / f_c
         kept = share * _damping(activation)
         kept.scatter_add_(1, excess.argmax(1, keepdim=True), 1 - kept.sum(1, keepdim=True))
         passed = kept / torch.where(activation == 0, 1, activation)
     else:
         weight = _weights(excess, beta)
         total = weight.sum(1, keepdim=True)
-        passed = weight / torch.addcmul(total, excess, total / safe, value=-1)  # total * h_ck / f_c
+        passed = weight / torch.addcmul(total, behind, total / safe, value=-1)  # total * h_ck / f_c
     if relevance is not None:
         passed = passed * quotient(relevance[:, None], pooled)
     return passed.scatter(1, cluster, -passed.sum(1, keepdim=True))
