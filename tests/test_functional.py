@@ -139,6 +139,12 @@ def test_min_take_most_conserves_and_prefers_the_nearest(beta):
         assert size[0].tolist() == [1, 0, 0]
 
 
+@pytest.mark.parametrize(("beta", "limit"), [(1e-60, 0.0), (1e60, math.inf), (1e-320, 0.0)])
+def test_stiffness_beyond_the_range_of_the_dtype_is_its_limit(beta, limit):
+    contest = F.contest(torch.tensor([[2.0, 1.0, 0.5, 0.0]]))
+    assert torch.equal(F.coefficients(contest, beta), F.coefficients(contest, limit))
+
+
 def test_ties_share_at_infinite_beta():
     shares = F.min_take_most(_t([[[1.0, 1.0, 3.0]]]), _t([[1.0]]), math.inf)
     assert shares.flatten().tolist() == [0.5, 0.5, 0]

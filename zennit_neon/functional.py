@@ -128,9 +128,10 @@ def contrasts(scores: Tensor, clusters: Tensor) -> Tensor:
 def _weights(excess: Tensor, beta: float) -> Tensor:
     """``exp(beta * excess)`` for ``excess <= 0``; for ``beta = inf`` its limit, in which ties are equal."""
     # -inf marks the explained cluster itself: it has no weight, also for beta = 0 where beta * -inf is NaN
-    if math.isinf(beta):
+    limits = torch.finfo(excess.dtype)
+    if beta > limits.max:
         return (excess == 0).to(excess.dtype)
-    if beta == 0:
+    if beta < limits.tiny:
         return (excess > -math.inf).to(excess.dtype)
     return torch.mul(excess, beta).exp_()
 
