@@ -1,0 +1,154 @@
+"""The sections of the page: which case is run against whom, and what it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from zennit_neon import explain
+
+from . import imports, memory
+from .report import Section, Target
+from .rivals import BACKWARD, GIVEN, IG_SUMMED, OURS, Case, contestants, digits, synthetic
+from .timing import Contestant, Rounds, interleave
+
+UNITS = (
+    "Time of each, with ours (beta found on the same data, Eq. 3) as 1: above 1 a rival is slower, below 1 it is "
+    "faster. † timed on some of the rows and scaled linearly; - not run."
+)
+
+
+def versus(title: str, cases: Iterable[Case], repeats: int, slow: bool = True) -> tuple[Section, list[Rounds]]:
+    """A table with a row for each case: all contestants in units of ours."""
+    names: list[str] = []
+    results = []
+    for case in cases:
+        entrants = contestants(case, slow)
+        names += [entrant.name for entrant in entrants if entrant.name not in names]
+        results.append((case.name, interleave(entrants, repeats)))
+    others = [name for name in names if name != OURS]
+    rows = []
+    for name, rounds in results:
+        cells = [str(rounds.ratio(other, OURS)) if other in rounds.seconds else "-" for other in others]
+        rows.append([name, *cells])
+    return Section(title, UNITS, ["case", *others], rows), [rounds for _, rounds in results]
+
+
+def reference(repeats: int, quick: bool) -> Section:
+    case = synthetic(2000 if quick else 20_000, 100, 50)
+    section, (rounds,) = versus("Reference case", [case], repeats)
+    backward, given = rounds.ratio(OURS, BACKWARD), rounds.ratio(GIVEN, BACKWARD)
+    steps = rounds.ratio(IG_SUMMED, OURS)
+    section.targets = [
+        Target(f"ours / forward+backward ({case.name})", str(backward), backward.median, at_most=2),
+        Target("the same with beta given", str(given), given.median, at_most=2),
+        Target("captum IG-10 / ours (the faster IG-10)", str(steps), steps.median, at_least=5),
+    ]
+    return section
+
+
+def double(repeats: int, quick: bool) -> Section:
+    case = synthetic(2000 if quick else 20_000, 100, 50, torch.float64)
+    return versus("Double precision", [case], repeats, slow=False)[0]
+
+
+def real(repeats: int, quick: bool) -> Section:
+    return versus("Real data", [digits()], repeats, slow=not quick)[0]
+
+
+def points(repeats: int, quick: bool) -> Section:
+    sizes = (1000, 10_000) if quick else (1000, 10_000, 100_000, 1_000_000)
+    return versus("Number of points", (synthetic(n, 50, 100) for n in sizes), repeats, slow=False)[0]
+
+
+def few(repeats: int, quick: bool) -> Section:
+    section, _ = versus("Few points", (synthetic(n, 50, 100) for n in (1, 10, 100)), repeats, slow=False)
+    section.text += " With few points, it is the overhead of a call that counts."
+    return section
+
+
+def clusters(repeats: int, quick: bool) -> Section:
+    n = 1000 if quick else 10_000
+    return versus("Number of clusters", (synthetic(n, 50, k) for k in (10, 100, 1000)), repeats, slow=False)[0]
+
+
+def features(repeats: int, quick: bool) -> Section:
+    n = 500 if quick else 10_000
+    return versus("Number of features", (synthetic(n, d, 20) for d in (10, 100, 1000, 2000)), repeats, slow=False)[0]
+
+
+def linear(repeats: int, quick: bool) -> Section:
+    """Ours alone, on more and more points in turns."""
+    sizes = (1000, 10_000, 50_000) if quick else (1000, 10_000, 100_000, 1_000_000)
+    cases = {n: synthetic(n, 50, 100) for n in sizes}
+    rounds = interleave([Contestant(str(n), _ours(case)) for n, case in cases.items()], repeats)
+    per_point = {n: rounds.ratio(str(n), "10000", 10_000 / n) for n in sizes}
+    largest = per_point[sizes[-1]]
+    name = f"time a point, N={sizes[-1]:,} / N=10,000"
+    return Section(
+        "Linear in the number of points",
+        "Time a point of `explain(head, X)`, with that of N=10,000 as 1 (d=50, K=100): constant is linear.",
+        ["N", "time a point"],
+        [[f"{n:,}", str(ratio)] for n, ratio in per_point.items()],
+        [Target(name, str(largest), largest.median, at_most=1.5)],
+    )
+
+
+def _ours(case: Case) -> Callable[[], object]:
+    return lambda: explain(case.head, case.x)
+
+
+def space(repeats: int, quick: bool) -> Section:
+    text = (
+        "Peak of resident memory above input and output, d=50, K=100, float32, in a fresh process each. Rivals take "
+        "all points at once, as they do when called; IG sums its gradient and holds three steps at a time."
+    )
+    if not memory.available():
+        return Section("Memory", "Not measured: this system does not reset the peak of a process.")
+    small, large = (10_000, 50_000) if quick else (100_000, 1_000_000)
+    ways = memory.WAYS[:1] if quick else memory.WAYS
+    runs = [(way, small) for way in ways] + [("ours", large)]
+    found = {(way, n): memory.peak(way, n, 50, 100) for way, n in runs}
+    grown = found["ours", large] / max(found["ours", small], 1)
+    return Section(
+        "Memory",
+        text,
+        ["", "N", "MB"],
+        [[way, f"{n:,}", f"{size:.0f}"] for (way, n), size in found.items()],
+        [
+            Target(
+                f"memory of ours, N={large:,}", f"{found['ours', large]:.0f} MB", found["ours", large], 300, None, " MB"
+            ),
+            Target(f"memory of ours, N={large:,} / N={small:,}", f"{grown:.2f}", grown, at_most=1.5),
+        ],
+    )
+
+
+def importing(repeats: int, quick: bool) -> Section:
+    late = imports.loaded()
+    names = ", ".join(imports.LATE)
+    targets = [Target(f"of {names}, loaded at import", str(len(late)), len(late), at_most=0)]
+    if not quick:
+        ratio = imports.cost(max(7, repeats))
+        targets.insert(0, Target("import zennit_neon / import zennit", str(ratio), ratio.median, at_most=1.1))
+    text = (
+        f"`import zennit_neon` against `import zennit`, a fresh process each, in pairs. Of {names}, it loads "
+        f"{', '.join(late) or 'none'}."
+    )
+    return Section("Import", text, targets=targets)
+
+
+#: In the order of the page.
+SECTIONS: dict[str, Callable[[int, bool], Section]] = {
+    "reference": reference,
+    "float64": double,
+    "digits": real,
+    "points": points,
+    "few": few,
+    "linear": linear,
+    "clusters": clusters,
+    "features": features,
+    "memory": space,
+    "import": importing,
+}
