@@ -120,9 +120,7 @@ class Closed:
         """Coefficients, evidence and cluster of points, for all competitors or for one."""
         if question.competitor is not None:
             return functional.versus(scores, question.competitor, cluster)
-        assert question.beta is not None
-        contest = functional.contest(scores, cluster)
-        return functional.coefficients(contest, question.beta), contest.pooled[:, 0], contest.cluster[:, 0]
+        return _answer(functional.contest(scores, cluster), question)
 
     @contextlib.contextmanager
     def _attached(self, question: Question) -> Iterator[None]:
@@ -133,29 +131,33 @@ class Closed:
         self, place: slice, x: Tensor, cluster: Tensor | None, question: Question, out: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Relevance like ``x`` (in ``out`` if it fits), evidence and cluster of its points."""
-        kept = self._kept.pop(place.start, None) if cluster is None else None
-        if kept is not None and question.beta is not None:
-            points = self.head.rows(x)
-            passed = functional.coefficients(kept, question.beta)
-            evidence, own = kept.pooled[:, 0], kept.cluster[:, 0]
-        else:
-            points, scores = self._scores(place, x)
-            passed, evidence, own = self._coefficients(scores, cluster, question)
+        points = self.head.rows(x)
+        contest = self._kept.pop(place.start, None) if cluster is None else None
+        if contest is None:
+            scores = self.table.check(place, self.head.evidence_layer.scores(points))
+            contest = functional.contest(scores, cluster) if question.competitor is None else None
+        passed, evidence, own = (
+            self._coefficients(scores, cluster, question) if contest is None else _answer(contest, question)
+        )
         if question.through is not None:
             passed = _only(passed, question.through, own)
         fits = out.ndim == 2 and out.dtype == points.dtype and out.device == points.device
         redistribute = self.head.evidence_layer.redistribute
         relevance = redistribute(points, passed, own, out if fits else None)
-        if cluster is not None and question.competitor is None and question.through is None:
+        if cluster is not None and contest is not None and question.through is None:
             # large coefficients of nearly inactive competitors amplify rounding: what is missing goes to the nearest
-            missing = functional.coefficients(
-                functional.contest(scores, cluster), math.inf, evidence - relevance.sum(1)
-            )
+            missing = functional.coefficients(contest, math.inf, evidence - relevance.sum(1))
             relevance += redistribute(points, missing, own)
         shape = self.shape_of(x.shape)
         if len(shape) > 1:
             relevance = relevance.view(*shape, -1).movedim(-1, 1)
         return relevance, evidence.view(shape), own.view(shape)
+
+
+def _answer(contest: Contest, question: Question) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients, evidence and cluster of points, for all competitors."""
+    assert question.beta is not None
+    return functional.coefficients(contest, question.beta), contest.pooled[:, 0], contest.cluster[:, 0]
 
 
 def _flow(passed: Tensor, scores: Tensor, cluster: Tensor) -> Tensor:
