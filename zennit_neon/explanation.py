@@ -76,7 +76,8 @@ def explain(
     For the assigned cluster, relevance sums to evidence in every row. For another cluster (``cluster=``) it does as
     well, but a competitor that is about as far away as the cluster in question may carry large relevance of both
     signs: its neuron is nearly switched off while it takes its share, and the quotient of both is large. Below
-    :math:`|h_{ck}| < \epsilon^{1/3} |f_c|` (:math:`\epsilon`: machine precision) that share goes to the nearest competitor.
+    :math:`|h_{ck}| < \epsilon^{1/3} |f_c|` that share goes to the nearest competitor (:math:`\epsilon` is machine
+    precision).
 
     Examples
     --------

@@ -135,19 +135,19 @@ class Closed:
         contest = self._kept.pop(place.start, None) if cluster is None else None
         if contest is None:
             scores = self.table.check(place, self.head.evidence_layer.scores(points))
-            contest = functional.contest(scores, cluster) if question.competitor is None else None
-        passed, evidence, own = (
-            self._coefficients(scores, cluster, question) if contest is None else _answer(contest, question)
-        )
+            passed, evidence, own = self._coefficients(scores, cluster, question)
+        else:
+            passed, evidence, own = _answer(contest, question)
         if question.through is not None:
             passed = _only(passed, question.through, own)
         fits = out.ndim == 2 and out.dtype == points.dtype and out.device == points.device
         redistribute = self.head.evidence_layer.redistribute
         relevance = redistribute(points, passed, own, out if fits else None)
-        if cluster is not None and contest is not None and question.through is None:
+        if cluster is not None and question.competitor is None and question.through is None:
             # large coefficients of nearly inactive competitors amplify rounding: what is missing goes to the nearest
-            missing = functional.coefficients(contest, math.inf, evidence - relevance.sum(1))
-            relevance += redistribute(points, missing, own)
+            missing = evidence - relevance.sum(1)
+            passed = functional.coefficients(functional.contest(scores, cluster), math.inf, missing)
+            relevance += redistribute(points, passed, own)
         shape = self.shape_of(x.shape)
         if len(shape) > 1:
             relevance = relevance.view(*shape, -1).movedim(-1, 1)
