@@ -279,5 +279,18 @@ def test_evidence_has_the_gradient_of_the_true_function(rng, explicit, steps):
     assert torch.autograd.gradcheck(head, x)
 
 
+@pytest.mark.parametrize("steps", [(), (RowNorm(),)], ids=["plain", "norm"])
+def test_captum_takes_a_head_as_its_forward_function(rng, explicit, steps):
+    from captum.attr import IntegratedGradients
+
+    head = NeuralizedKMeans(rng.normal(size=(4, 3)), explicit=explicit, steps=steps)
+    x, baseline = torch.tensor(rng.normal(size=(5, 3))), torch.tensor(rng.normal(size=(1, 3)))
+    target = head(x).argmax(1)
+    method = IntegratedGradients(head)
+    relevance = method.attribute(x, baselines=baseline, target=target, n_steps=500, method="riemann_middle")
+    change = (head(x) - head(baseline)).gather(1, target[:, None])[:, 0]
+    assert torch.allclose(relevance.sum(1), change, atol=0.05 * float(change.abs().max()))
+
+
 def test_print_tells_the_sizes(centroids):
     assert "n_clusters=5, n_features=3, beta=None" in repr(NeuralizedKMeans(centroids))
