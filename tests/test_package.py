@@ -13,7 +13,7 @@ PACKAGE = Path(zennit_neon.__file__).parent
 
 #: From the bottom to the top; a module may import those that stand before it (docs/architecture.md).
 LAYERS = [
-    ["functional", "affine", "arrays"],
+    ["functional", "affine", "arrays", "tabular", "elbow"],
     ["layer"],
     ["types", "heads"],
     ["rules", "neuralize"],

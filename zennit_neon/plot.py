@@ -35,7 +35,7 @@ LONGEST_NAME = 40
 
 
 def point(explanation: Explanation, index: int, ax: Axes | None = None, max_features: int = 12) -> tuple[Figure, Axes]:
-    """Relevance of the features of one point, as bars that add up to its evidence.
+    r"""Relevance of the features of one point, as bars that add up to its evidence.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ def point(explanation: Explanation, index: int, ax: Axes | None = None, max_feat
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure if not given.
     max_features : int
-        Features with a bar of their own, those with the largest absolute relevance; the others share the last bar.
+        Features with a bar of their own, those with the largest absolute relevance; if there is more than one other,
+        they share the last bar.
 
     Returns
     -------
@@ -64,28 +65,32 @@ def point(explanation: Explanation, index: int, ax: Axes | None = None, max_feat
     >>> explanation = explain(np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[0.5, 0.0], [2.0, 1.0]]))
     >>> figure, axes = point(explanation, 1, ax=Figure().subplots())
     >>> axes.get_title()
-    'row 1, cluster 1, evidence 4'
+    'row 1\ncluster 1, evidence 4'
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['x0 = 2', 'x1 = 1']
     """
     relevance, values = _row(explanation, index)
     order = np.argsort(-np.abs(relevance), kind="stable")
-    shown, rest = np.split(order, [_at_least_one(max_features, "max_features")])
+    bars_of_their_own = _at_least_one(max_features, "max_features")
+    if len(order) == bars_of_their_own + 1:  # a single other feature has room for its name
+        bars_of_their_own += 1
+    shown, rest = np.split(order, [bars_of_their_own])
     names = _names(explanation, len(relevance))
     labels = [f"{shorten(names[i])} = {number(values[i])}" for i in shown]
     bars = [float(relevance[i]) for i in shown]
     if len(rest):
-        labels.append(f"{len(rest)} other feature{'s' if len(rest) > 1 else ''}")
+        labels.append(f"{len(rest)} other features")
         bars.append(float(relevance[rest].sum()))
-    figure, ax = _figure(ax, point_size(len(bars)))
+    figure, ax = _figure(ax, point_size(labels))
     drawn = ax.barh(range(len(bars)), bars, color=[NEGATIVE if bar < 0 else POSITIVE for bar in bars])
     ax.bar_label(drawn, [number(bar) for bar in bars], padding=3, fontsize="small")
-    ax.margins(x=0.15)  # room for the numbers beside the bars
+    ax.margins(x=0.2)  # room for the numbers beside the bars
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(bars)), labels, parse_math=False)
+    ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
     ax.set_xlabel("relevance")
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "top", "right"]].set_visible(False)
     ax.set_title(_title(explanation, index), parse_math=False)
     return figure, ax
 
@@ -148,8 +153,8 @@ def plane(
 
     Regions and points are coloured by cluster, crosses are centroids (where the clustering has any in the plane),
     contours are :math:`f_c` of ``cluster`` with :math:`f_c = 0` in bold. An arrow is the relevance
-    :math:`(R_1, R_2)` of a point of ``cluster``: :math:`R_1` to the right and :math:`R_2` up, the longest as long as
-    an eighth of the axes. It tells which feature matters, not where the point would have to go.
+    :math:`(R_1, R_2)` of a point of ``cluster``: :math:`R_1` to the right and :math:`R_2` up, the longest as long as a
+    tenth of the axes is wide. It tells which feature matters, not where the point would have to go.
 
     Parameters
     ----------
@@ -195,14 +200,15 @@ def plane(
     _regions(ax, axes_x, axes_y, region, points, assigned)
     _contours(ax, axes_x, axes_y, evidence)
     if centroids is not None:
-        ax.plot(*centroids.T, "X", color="white", markeredgecolor="black", markersize=10, label="centroid", zorder=4)
+        ax.plot(*centroids.T, "X", color="white", markeredgecolor="black", markersize=10, zorder=4)
     members = np.flatnonzero(assigned == cluster)
     some = members[np.unique(np.linspace(0, len(members) - 1, min(arrows, len(members))).round().astype(int))]
     _arrows(ax, points[some], _array(explained.relevance)[some])
     names = _names(explained, 2)
     ax.set_xlabel(shorten(names[0]), parse_math=False)
     ax.set_ylabel(shorten(names[1]), parse_math=False)
-    ax.set_title(f"evidence of cluster {shorten(_label(explained, cluster))}", parse_math=False)
+    title = f"contours: evidence of cluster {shorten(_label(explained, cluster))}\narrows: relevance of its points"
+    ax.set_title(title, parse_math=False)
     return figure, ax
 
 
@@ -220,7 +226,7 @@ def _regions(ax: Axes, x: Array, y: Array, region: Array, points: Array, cluster
 def _contours(ax: Axes, x: Array, y: Array, evidence: Array) -> None:
     """Contour lines of evidence, its boundary in bold where it runs through the picture."""
     lines = ax.contour(x, y, evidence, levels=12, colors="dimgrey", linewidths=0.7, zorder=1)
-    ax.clabel(lines, fontsize="x-small")
+    ax.clabel(lines, [level for level in lines.levels if level != 0], fontsize="x-small")
     if evidence.min() < 0 < evidence.max():
         ax.contour(x, y, evidence, levels=[0.0], colors="black", linewidths=2.2, zorder=3)
 
@@ -229,16 +235,16 @@ def _arrows(ax: Axes, points: Array, relevance: Array) -> None:
     """Relevance vectors at points; the directions are those of the paper, not of the scales of the axes."""
     longest = np.linalg.norm(relevance, axis=1).max(initial=0)
     if longest > 0:
-        place = {"angles": "uv", "scale_units": "width", "scale": 8 * longest}
+        place = {"angles": "uv", "scale_units": "width", "scale": 10 * longest}
         ax.quiver(*points.T, *relevance.T, color="black", width=0.004, zorder=3, **place)
 
 
 def _grid(points: Array, resolution: int) -> tuple[Array, Array]:
-    """Ticks of a grid over all points with a margin of a tenth."""
+    """Ticks of a grid over all points with a margin that has room for arrows."""
     low, high = points.min(0), points.max(0)
     extent = high - low
     # points on a line still need an area around them
-    margin = np.where(extent > 0, 0.1 * extent, 0.5 * extent.max() or 1.0)
+    margin = np.where(extent > 0, 0.15 * extent, 0.5 * extent.max() or 1.0)
     low, high = low - margin, high + margin
     return np.linspace(low[0], high[0], resolution), np.linspace(low[1], high[1], resolution)
 
@@ -253,7 +259,7 @@ def _centroids(head: Head) -> Array | None:
 
 def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:
     """Relevance (d,) and feature values of one point."""
-    table = explanation._source.table
+    table = explanation._route.table
     if len(table.shape) != 2:
         raise ValueError(f"explanation must be of points (N, d), got one of shape {table.shape}")
     place = _whole(index, "index")
@@ -268,13 +274,13 @@ def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:
 
 def _title(explanation: Explanation, index: int) -> str:
     """Which point, which cluster, how much evidence."""
-    X = explanation._source.table.X
+    X = explanation.data
     cluster = _label(explanation, int(explanation.cluster[index]))
-    rival = explanation._source.competitor
+    rival = explanation.competitor
     rather = "" if rival is None else f" rather than {shorten(_label(explanation, rival))}"
-    name = X.index[index] if explanation._source.table.kind == "pandas" else index
+    name = X.index[index] if explanation._route.table.kind == "pandas" else index
     row = f"row {name}" if isinstance(name, (int, np.integer)) else shorten(str(name))
-    return f"{row}, cluster {shorten(cluster)}{rather}, evidence {number(float(explanation.evidence[index]))}"
+    return f"{row}\ncluster {shorten(cluster)}{rather}, evidence {number(float(explanation.evidence[index]))}"
 
 
 def _label(explanation: Explanation, cluster: int) -> str:
@@ -314,7 +320,7 @@ def number(value: Any) -> str:
     """Write a number with four digits, and without an exponent as long as it is not long."""
     if isinstance(value, (bool, np.bool_, int, np.integer)):
         return str(value)
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e8 else f"{value:.4g}"
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def shorten(name: str, width: int = LONGEST_NAME) -> str:
@@ -325,9 +331,9 @@ def shorten(name: str, width: int = LONGEST_NAME) -> str:
     return line if len(line) <= width else f"{line[: width - 3 - tail]}...{line[-tail:]}"
 
 
-def point_size(bars: int) -> tuple[float, float]:
-    """Inches that suit :func:`point` with a number of bars."""
-    return 7.0, 1.3 + 0.3 * bars
+def point_size(labels: list[str]) -> tuple[float, float]:
+    """Inches that suit :func:`point` with a bar for each label."""
+    return 4.5 + 0.085 * max(map(len, labels)), 1.4 + 0.3 * len(labels)
 
 
 def clusters_size(n_clusters: int, names: list[str]) -> tuple[float, float]:

@@ -1,0 +1,162 @@
+"""The command line, as its user meets it."""
+
+import numpy as np
+import pandas
+import pytest
+from click.testing import CliRunner
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_wine
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tests.conftest import data_folder
+from zennit_neon import explain
+from zennit_neon.cli import main
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def fails(result, hint):
+    """One line on stderr that holds the hint, and exit status 2."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Error: ")
+    assert hint in result.stderr
+
+
+@pytest.fixture
+def csv(tmp_path):
+    def make(content, name="data.csv"):
+        path = tmp_path / name
+        path.write_text(content)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def blobs(tmp_path, rng):
+    X = rng.normal(size=(60, 3)) + np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0]])[np.arange(60) % 3]
+    path = tmp_path / "blobs.csv"
+    frame = pandas.DataFrame(X, columns=["a", "b", "c"], index=pandas.Index([f"p{i}" for i in range(60)], name="id"))
+    frame.to_csv(path)
+    return path
+
+
+def test_without_a_file_it_explains_wine():
+    result = run("explain")
+    assert result.exit_code == 0
+    assert "wine (scikit-learn): 178 rows, 13 columns, 3 clusters by the elbow" in result.stdout
+    assert result.stdout.count("\ncluster ") == 3
+    assert result.stderr == ""
+
+
+def test_the_table_shows_the_numbers_of_explain():
+    frame = load_wine(as_frame=True).data
+    pipeline = make_pipeline(StandardScaler(), KMeans(4, n_init=10, random_state=3)).fit(frame)
+    e = explain(pipeline, frame)
+    out = run("explain", "--clusters", 4, "--seed", 3, "--top", 2).stdout
+    for cluster in range(4):
+        shares = (e.summary().loc[cluster] / e.evidence[e.cluster == cluster].mean()).nlargest(2)
+        block = out.split(f"\ncluster {cluster}: ")[1].split("\n\n")[0]
+        assert block.startswith(f"{(e.cluster == cluster).sum()} of 178 points")
+        for name, share in shares.items():
+            line = next(line for line in block.splitlines() if line.split()[0] == name)
+            assert f"{share:.0%}" in line
+
+
+def test_files_are_written(blobs, tmp_path):
+    out, page = tmp_path / "out.csv", tmp_path / "report.html"
+    result = run("explain", blobs, "--index", "id", "--clusters", 3, "--out", out, "--plot", page)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [f"wrote {out}", f"wrote {page}"]
+    written = pandas.read_csv(out, index_col="id")
+    frame = pandas.read_csv(blobs, index_col="id")
+    pipeline = make_pipeline(StandardScaler(), KMeans(3, n_init=10, random_state=0)).fit(frame)
+    pandas.testing.assert_frame_equal(written, explain(pipeline, frame).to_frame())
+    assert page.read_text().count("<h2>") == 3
+
+
+def test_nothing_is_overwritten_without_force(blobs, tmp_path):
+    for option, name in (("--out", "old.csv"), ("--plot", "old.png")):
+        old = tmp_path / name
+        old.write_text("old")
+        fails(run("explain", blobs, "--drop", "id", option, old), "use --force to overwrite it")
+        assert old.read_text() == "old"
+        assert run("explain", blobs, "--drop", "id", option, old, "--force").exit_code == 0
+        assert old.read_bytes() != b"old"
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "hint"),
+    [
+        ("a,b\n1,x\n2,y\n3,z\n", [], "--drop 'b'"),
+        ("a,b\n1,\n2,3\n3,4\n", [], "missing values in 1 rows"),
+        ("", [], "is empty"),
+        ("a,b\n1,2\n2,3\n", ["--clusters", 1], "--clusters must be from 2 to the number of different rows, 2, got 1"),
+        ("a,b\n1,2\n1,2\n", ["--clusters", 2], "different rows, 1, got 2"),
+        ("a,b\n1,2\n1,2\n", [], "fewer than 3 different points have no elbow; give --clusters K"),
+        ("a,b\n1,2\n2,3\n", ["--clusters", "many"], "'many' is not a valid integer"),
+        ("a,b\n1,2\n2,3\n", ["--beta", "-1"], "beta must be a number of at least 0, got -1"),
+        ("a,b\n1,2\n2,3\n", ["--sep", "ab"], "--sep must be one character"),
+        ("a,b\n1,2\n2,3\n", ["--plot", "x.gif"], "--plot must end in .png, .svg, .pdf or .html, got x.gif"),
+        ("a,b\n1,2\n2,3\n", ["--plot", "x.png", "--out", "x.png"], "are the same file"),
+        ("a,b\n1,2\n2,3\n", ["--out", "/no/such/folder/x.csv"], "does not exist"),
+        ("a,b\n1,2\n2,3\n", ["--frobnicate"], "No such option"),
+        ("a,b\n1,2\n2,3\n", ["another.csv"], "unexpected extra argument"),
+        ("a,b\n1,2\n2,3\n", ["--top", 0], "--top"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(csv, content, arguments, hint):
+    fails(run("explain", csv(content), *arguments), hint)
+
+
+def test_other_errors_are_one_line_too(tmp_path):
+    fails(run("explain", tmp_path / "none.csv"), "does not exist")
+    fails(run("explain", tmp_path), "is a folder")
+    fails(run("explain", "--drop", "alcohol"), "--drop and --index are for a file")
+    fails(run("frobnicate"), "No such command")
+
+
+def test_help_and_version():
+    assert "DATA.csv" in run("explain", "--help").stdout
+    assert "explain" in run("--help").stdout
+    assert run().exit_code == 0
+    assert "0.1.0" in run("--version").stdout
+
+
+def test_a_column_without_a_name_is_noted(csv, rng):
+    frame = pandas.DataFrame(rng.normal(size=(30, 2)), columns=["a", "b"])
+    result = run("explain", csv(frame.to_csv()), "--clusters", 3)
+    assert result.exit_code == 0
+    assert "--index 'Unnamed: 0'" in result.stderr
+    assert run("explain", csv(frame.to_csv()), "--clusters", 3, "--index", "Unnamed: 0").stderr == ""
+
+
+def test_tabs_as_separator(csv, rng):
+    frame = pandas.DataFrame(rng.normal(size=(30, 2)), columns=["a", "b"])
+    assert run("explain", csv(frame.to_csv(sep="\t", index=False)), "--clusters", 2, "--sep", "\\t").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("Wholesale customers data", ["--drop", "Channel", "--drop", "Region"]),
+        ("buddymove_holidayiq", ["--index", "User Id"]),
+        ("tripadvisor_review", ["--drop", "User ID"]),
+        ("Sales_Transactions_Dataset_Weekly", ["--index", "Product_Code", "--clusters", 4]),
+    ],
+)
+def test_real_files(name, arguments):
+    result = run("explain", data_folder() / "uci" / f"{name}.csv", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "cluster 1: " in result.stdout
+
+
+def test_a_real_file_with_text_and_missing_values_is_refused():
+    path = data_folder() / "uci" / "hcvdat0.csv"
+    fails(run("explain", path), "--drop 'Category' --drop 'Sex'")
+    fails(run("explain", path, "--drop", "Category", "--drop", "Sex"), "missing values in 26 rows")

@@ -1,0 +1,158 @@
+"""What the command line tells about an explained clustering: a table for the terminal, and pictures of it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import plot
+from .explanation import Explanation
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+__all__ = ["Report", "SUFFIXES"]
+
+#: Formats of a report with pictures.
+SUFFIXES = (".png", ".svg", ".pdf", ".html")
+
+
+@dataclass
+class Report:
+    """An explained clustering of a table.
+
+    Parameters
+    ----------
+    title : str
+    frame : DataFrame, shape (N, d)
+        The table.
+    explanation : Explanation
+        Of its rows.
+    top : int
+        Features to show for each cluster.
+    """
+
+    title: str
+    frame: pandas.DataFrame
+    explanation: Explanation
+    top: int = 5
+
+    def rows(self, cluster: int) -> list[tuple[str, float, float, float]]:
+        """Name, share of the relevance, mean in the cluster and overall mean of its most relevant features."""
+        members = np.asarray(self.explanation.cluster) == cluster
+        relevance = self.explanation.summary().iloc[cluster]
+        shares = (relevance / relevance.sum()).sort_values(ascending=False).head(self.top)
+        means = [self.frame.loc[members].mean(), self.frame.mean()]
+        columns = [shares, *(mean[shares.index] for mean in means)]
+        numbers = zip(*(column.tolist() for column in columns), strict=True)
+        return [(str(name), *row) for name, row in zip(shares.index, numbers, strict=True)]
+
+    def sizes(self) -> list[int]:
+        """Points in each cluster."""
+        return np.bincount(np.asarray(self.explanation.cluster), minlength=self.explanation.n_clusters).tolist()
+
+    def heading(self, cluster: int) -> str:
+        """Size and mean evidence of a cluster in one line."""
+        members = np.asarray(self.explanation.cluster) == cluster
+        mean = plot.number(float(self.explanation.evidence[members].mean()))
+        return f"cluster {cluster}: {int(members.sum())} of {len(members)} points, mean evidence {mean}"
+
+    def text(self) -> str:
+        """The table for the terminal."""
+        width = max(len(plot.shorten(name)) for k in self._present() for name, *_ in self.rows(k))
+        width = max(width, len("feature"))
+        lines = [self.title]
+        for cluster in self._present():
+            lines += ["", self.heading(cluster)]
+            lines.append(f"  {'feature':<{width}}  {'share':>6}  {'mean here':>10}  {'overall':>10}")
+            for name, share, here, overall in self.rows(cluster):
+                numbers = f"{share:>6.0%}  {plot.number(here):>10}  {plot.number(overall):>10}"
+                lines.append(f"  {plot.shorten(name):<{width}}  {numbers}  {_level(here, overall)}".rstrip())
+        lines += [
+            "",
+            "share: part of the cluster's evidence that the feature carries; shares of all features sum to 100 %",
+        ]
+        return "\n".join(lines)
+
+    def save(self, path: str, suffix: str) -> None:
+        """Write the report as a picture or as one HTML page (one of ``SUFFIXES``)."""
+        if suffix == ".html":
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(self.page())
+        else:
+            self.figure().savefig(path, format=suffix[1:], dpi=120)
+
+    def figure(self) -> Figure:
+        """The heat map of all clusters, above the most typical point of each."""
+        from matplotlib.figure import Figure
+
+        width, height = self._map_size()
+        heights = [height, *[self._point_size()[1]] * ((len(self._present()) + 1) // 2)]
+        figure = Figure(figsize=(max(width, 14.0), sum(heights)), layout="constrained")
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        plot.clusters(self.explanation, ax=parts[0].subplots())
+        axes = [ax for part in parts[1:] for ax in part.subplots(1, 2)]
+        for ax, cluster in zip(axes, self._present(), strict=False):
+            plot.point(self.explanation, self.typical(cluster), ax=ax, max_features=self.top)
+        for ax in axes[len(self._present()) :]:
+            ax.set_axis_off()
+        return figure
+
+    def page(self) -> str:
+        """The report as one HTML page without other files."""
+        from matplotlib.figure import Figure
+
+        overview = Figure(figsize=self._map_size(), layout="constrained")
+        plot.clusters(self.explanation, ax=overview.subplots())
+        body = [_image(overview, "clusters by features")]
+        for cluster in self._present():
+            picture = Figure(figsize=self._point_size(), layout="constrained")
+            plot.point(self.explanation, self.typical(cluster), ax=picture.subplots(), max_features=self.top)
+            body += [f"<h2>{html.escape(self.heading(cluster))}</h2>", self._html_table(cluster)]
+            body += ["<p>Its most typical point, the one with the largest evidence:</p>"]
+            body += [_image(picture, f"most typical point of cluster {cluster}")]
+        title = html.escape(self.title)
+        style = "body{font-family:sans-serif;max-width:60em;margin:2em auto}img{max-width:100%}td,th{padding:.2em .8em}"
+        head = f'<meta charset="utf-8"><title>{title}</title><style>{style} td+td,th+th{{text-align:right}}</style>'
+        return f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{''.join(body)}</body></html>\n"
+
+    def typical(self, cluster: int) -> int:
+        """Row of the point with the largest evidence for a cluster."""
+        members = np.asarray(self.explanation.cluster) == cluster
+        return int(np.where(members, self.explanation.evidence, -np.inf).argmax())
+
+    def _present(self) -> list[int]:
+        return [cluster for cluster, size in enumerate(self.sizes()) if size]
+
+    def _map_size(self) -> tuple[float, float]:
+        names = [plot.shorten(str(name)) for name in self.frame.columns[:20]]
+        return plot.clusters_size(self.explanation.n_clusters, names)
+
+    def _point_size(self) -> tuple[float, float]:
+        return 7.0, 1.5 + 0.3 * (self.top + 1)
+
+    def _html_table(self, cluster: int) -> str:
+        cells = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{share:.0%}</td><td>{plot.number(here)}</td>"
+            f"<td>{plot.number(overall)}</td><td>{_level(here, overall)}</td></tr>"
+            for name, share, here, overall in self.rows(cluster)
+        )
+        head = "<tr><th>feature</th><th>share</th><th>mean here</th><th>overall</th><th></th></tr>"
+        return f"<table>{head}{cells}</table>"
+
+
+def _level(here: float, overall: float) -> str:
+    return "high" if here > overall else "low" if here < overall else ""
+
+
+def _image(figure: Figure, description: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
