@@ -141,10 +141,17 @@ def test_beta_of_the_rule_goes_before_beta_of_the_layer(rng, explicit):
     assert torch.allclose(given_to_rule, given_to_head)
 
 
-def test_without_beta_there_is_a_message_and_no_number(rng, explicit):
-    head = NeuralizedKMeans(rng.normal(size=(4, 3)), explicit=explicit)
-    with pytest.raises(ValueError, match=r"beta is not set: call head.calibrate\(X\)"):
-        _attribute(head, torch.randn(2, 3), [0, 0])
+def test_without_beta_it_is_estimated_from_the_batch_and_said(rng, explicit):
+    centroids, x = rng.normal(size=(4, 3)), torch.tensor(rng.normal(size=(20, 3)))
+    head = NeuralizedKMeans(centroids, explicit=explicit)
+    with pytest.warns(UserWarning, match=r"beta is not set, so it is estimated from this batch"):
+        _, relevance = _attribute(head, x, [0] * 20)
+    _, expected = _attribute(NeuralizedKMeans(centroids).calibrate(x), x, [0] * 20)
+    assert torch.allclose(relevance, expected)
+    assert head.beta is None
+    nowhere = NeuralizedKMeans([[0.0], [2.0]], explicit=explicit)
+    with pytest.raises(ValueError, match="no point of the batch has positive evidence"), Gradient(nowhere, Neon()) as a:
+        a(torch.ones(1, 1), torch.ones(1, 2))
 
 
 @pytest.mark.parametrize("rule", [MinTakeMost(0.5, 3), ClosedForm(0.5, 3), Midpoint()])

@@ -6,6 +6,7 @@ that never build the pairs. None of them touches a parameter.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -56,11 +57,24 @@ class _PoolingRule(_Rule):
         return {"beta": self.beta, "competitor": self.competitor}
 
     def stiffness(self, module: Any) -> float:
-        """The stiffness to use (``ValueError`` when there is none)."""
+        """The stiffness to use: of the rule, else of the layer, else Eq. 3 (paper 1) over the batch at hand.
+
+        The last is the best that can be done without the data set, and warned about, as relevance then depends on
+        what else is in the batch.
+        """
         beta = self.beta if self.beta is not None else module.beta
-        if beta is None:
-            raise ValueError("beta is not set: call head.calibrate(X) (Eq. 3), or give beta to the head or to Neon")
-        return float(beta)
+        if beta is not None:
+            return float(beta)
+        evidence = self.stored_tensors["output"].detach()
+        positive = evidence[evidence > 0].double()
+        if not len(positive):
+            raise ValueError("beta is not set, and no point of the batch has positive evidence to estimate it from")
+        warnings.warn(
+            "beta is not set, so it is estimated from this batch (Eq. 3); call head.calibrate(X), or give beta to the "
+            "head or to Neon, for relevance that does not depend on the batch",
+            stacklevel=2,
+        )
+        return 1 / float(positive.mean())
 
 
 class MinTakeMost(_PoolingRule):
@@ -71,7 +85,7 @@ class MinTakeMost(_PoolingRule):
     Parameters
     ----------
     beta : float, optional
-        Stiffness; that of the layer (``head.calibrate``) if not given.
+        Stiffness; that of the layer (``head.calibrate``) if not given, else estimated from the batch.
     competitor : int, optional
         The cluster through which all relevance flows instead; none flows where it is the explained cluster itself.
 
@@ -127,7 +141,7 @@ class ClosedForm(_PoolingRule):
     Parameters
     ----------
     beta : float, optional
-        Stiffness; that of the layer (``head.calibrate``) if not given.
+        Stiffness; that of the layer (``head.calibrate``) if not given, else estimated from the batch.
     competitor : int, optional
         The cluster through which all relevance flows instead; none flows where it is the explained cluster itself.
     """
