@@ -117,8 +117,30 @@ def test_errors_are_one_line_and_status_2(csv, content, arguments, hint):
 def test_other_errors_are_one_line_too(tmp_path):
     fails(run("explain", tmp_path / "none.csv"), "does not exist")
     fails(run("explain", tmp_path), "is a folder")
-    fails(run("explain", "--drop", "alcohol"), "--drop and --index are for a file")
+    fails(run("explain", "--drop", "whisky"), "wine (scikit-learn) has no column 'whisky'")
     fails(run("frobnicate"), "No such command")
+
+
+def test_the_input_is_not_overwritten(blobs):
+    before = blobs.read_text()
+    fails(run("explain", blobs, "--drop", "id", "--out", blobs, "--force"), "DATA and --out are the same file")
+    assert blobs.read_text() == before
+
+
+def test_columns_can_be_left_out_of_wine():
+    result = run("explain", "--drop", "alcohol", "--clusters", 3)
+    assert result.exit_code == 0
+    assert "12 columns" in result.stdout
+    assert "  alcohol" not in result.stdout
+
+
+def test_names_in_other_scripts_make_no_noise(tmp_path, rng):
+    frame = pandas.DataFrame(rng.normal(size=(30, 2)), columns=["酒精", "色"])
+    path = tmp_path / "data.csv"
+    frame.to_csv(path, index=False)
+    result = run("explain", path, "--clusters", 2, "--plot", tmp_path / "r.png")
+    assert result.exit_code == 0
+    assert result.stderr == f"wrote {tmp_path / 'r.png'}\n"
 
 
 def test_help_and_version():

@@ -356,6 +356,12 @@ def test_to_frame_has_a_row_for_each_point(wine):
     np.testing.assert_allclose(table[frame.columns].sum(axis=1), table["evidence"])
 
 
+def test_to_frame_keeps_features_that_are_called_cluster(rng):
+    X = pandas.DataFrame(rng.normal(size=(5, 2)), columns=["cluster", "other"])
+    table = explain(np.eye(2), X).to_frame()
+    assert list(table.columns) == ["cluster_", "evidence", "cluster", "other"]
+
+
 def test_names_of_clusters_and_features_are_used():
     data = load_wine()
     estimator = NearestCentroid().fit(data.data, data.target_names[data.target])

@@ -22,6 +22,7 @@ def test_a_table_is_read(csv):
     assert frame.to_numpy().tolist() == [[2.5, 1], [4, 0]]
     assert read_table(csv("a;b\n1;2\n"), separator=";").shape == (1, 2)
     assert list(read_table(csv("0,1,2\n1,2,3\n")).columns) == ["0", "1", "2"]
+    assert read_table(csv("a\n1\n2\n")).shape == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +33,13 @@ def test_a_table_is_read(csv):
         ("a,b\n", {}, "has a header but no rows"),
         ("a;b\n1;2\n", {}, r"only one column, 'a;b'; is the separator ';'\? Then use --sep"),
         ("a\tb\n1\t2\n", {}, "Then use --sep"),
-        ("a\n1\n", {}, "has only one column$"),
-        ("1,2\n3,4\n", {}, "begins with numbers where the names of the columns should be"),
+        ("1,2\n3,4\n", {}, "begins with numbers where the names of columns should be"),
+        (",5.1,3.5\n1,3,4\n", {}, "begins with numbers"),
+        ("5.1,3.5,setosa\n3,4,setosa\n", {"drop": ["setosa"]}, "begins with numbers"),
+        ("id,5.1,3.5\na,3,4\n", {"index": "id"}, "begins with numbers"),
+        ("a,b\n1,2,3\n4,5,6\n", {}, "has rows with more values than its header has names"),
+        ("a,b\n1e300,2\n4,5\n", {}, r"values above 1e\+150 in 'a'; scale them"),
+        ("a,b\n1,\x00\n", {}, "is not a text file in UTF-8"),
         ("a,a\n3,4\n", {}, "more than one column 'a'; rename them"),
         ("a,b\n1,x\n", {}, r"not numeric: 'b'; leave out with --drop 'b' \(or --index"),
         ("a,b,c\n1,x,y\n", {}, r"not numeric: 'b', 'c'; leave out with --drop 'b' --drop 'c'$"),
@@ -71,6 +77,8 @@ def test_outputs_are_checked(tmp_path):
         check_output(tmp_path / "none" / "new.csv", False)
     with pytest.raises(ValueError, match="is a folder"):
         check_output(tmp_path, True)
+    with pytest.raises(ValueError, match="is not a regular file"):
+        check_output("/dev/null", True)
 
 
 def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ def _explain(
     from .tabular import check_output, write
 
     check_beta(beta)
-    suffix = _check_outputs(out, plot)
+    suffix = _check_outputs(data, out, plot)
     check_output(out, force)
     check_output(plot, force)
     frame, source = _load(data, drop, index, sep)
@@ -101,28 +102,36 @@ def _explain(
         click.echo(f"wrote {plot}", err=True)
 
 
-def _check_outputs(out: str | None, plot: str | None) -> str:
-    """Suffix of the report, or ``ValueError`` if it is none of those that can be written."""
+def _check_outputs(data: str | None, out: str | None, plot: str | None) -> str:
+    """Suffix of the report; ``ValueError`` if it can not be written, or files are the same."""
+    from importlib.util import find_spec
+
     from .report import SUFFIXES
 
-    if out is not None and plot is not None and Path(out).resolve() == Path(plot).resolve():
-        raise ValueError(f"--out and --plot are the same file, {out}")
-    suffix = "" if plot is None else Path(plot).suffix.lower()
-    if plot is not None and suffix not in SUFFIXES:
+    names = {"DATA": data, "--out": out, "--plot": plot}
+    given = [(name, Path(path)) for name, path in names.items() if path is not None]
+    for (one, path), (other, second) in itertools.combinations(given, 2):
+        if path.resolve() == second.resolve():
+            raise ValueError(f"{one} and {other} are the same file, {second}")
+    if plot is None:
+        return ""
+    suffix = Path(plot).suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(f"--plot must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {plot}")
+    if find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib: pip install 'zennit-neon[plot]'")
     return suffix
 
 
 def _load(data: str | None, drop: tuple[str, ...], index: str | None, separator: str) -> tuple[pandas.DataFrame, str]:
     """The table and where it comes from."""
-    from .tabular import read_table
+    from .tabular import read_table, select
 
     if data is None:
         from sklearn.datasets import load_wine
 
-        if drop or index:
-            raise ValueError("--drop and --index are for a file, but none was given")
-        return load_wine(as_frame=True).data, "wine (scikit-learn)"
+        source = "wine (scikit-learn)"
+        return select(load_wine(as_frame=True).data, source, drop=drop, index=index), source
     separator = separator.replace("\\t", "\t")
     if len(separator) != 1:
         raise ValueError(f"--sep must be one character, got {separator!r}")

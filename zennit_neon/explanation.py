@@ -215,15 +215,20 @@ class Explanation:
         return pandas.DataFrame(total / count[:, None], index=index, columns=self._columns(relevance.shape[1]))
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a point: its cluster, its evidence, and the relevance of each feature."""
+        """One row a point: its cluster, its evidence, and the relevance of each feature.
+
+        The first two columns are ``cluster`` and ``evidence``, with an underscore behind where a feature has that name.
+        """
         import pandas
 
         relevance, cluster = self._rows()
         index = self.relevance.index if self._route.table.kind == "pandas" else None
         frame = pandas.DataFrame(relevance, index=index, columns=self._columns(relevance.shape[1]))
         names = cluster if self.labels is None else np.asarray(self.labels, dtype=object)[cluster]
-        frame.insert(0, "evidence", _array(self.evidence).ravel(), allow_duplicates=True)
-        frame.insert(0, "cluster", names, allow_duplicates=True)
+        for name, values in (("evidence", _array(self.evidence).ravel()), ("cluster", names)):
+            while name in frame.columns:
+                name += "_"
+            frame.insert(0, name, values)
         return frame
 
     def to_shap(self) -> Any:

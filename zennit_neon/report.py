@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,11 +83,13 @@ class Report:
 
     def save(self, path: str, suffix: str) -> None:
         """Write the report as a picture or as one HTML page (one of ``SUFFIXES``)."""
-        if suffix == ".html":
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(self.page())
-        else:
-            self.figure().savefig(path, format=suffix[1:], dpi=120)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names in other scripts
+            if suffix == ".html":
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(self.page())
+            else:
+                self.figure().savefig(path, format=suffix[1:], dpi=120)
 
     def figure(self) -> Figure:
         """The heat map of all clusters, above the most typical point of each."""
