@@ -18,7 +18,7 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def fails(result, hint):
+def assert_fails(result, hint):
     """One line on stderr that holds the hint, and exit status 2."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
@@ -84,7 +84,7 @@ def test_nothing_is_overwritten_without_force(blobs, tmp_path):
     for option, name in (("--out", "old.csv"), ("--plot", "old.png")):
         old = tmp_path / name
         old.write_text("old")
-        fails(run("explain", blobs, "--drop", "id", option, old), "use --force to overwrite it")
+        assert_fails(run("explain", blobs, "--drop", "id", option, old), "use --force to overwrite it")
         assert old.read_text() == "old"
         assert run("explain", blobs, "--drop", "id", option, old, "--force").exit_code == 0
         assert old.read_bytes() != b"old"
@@ -111,19 +111,19 @@ def test_nothing_is_overwritten_without_force(blobs, tmp_path):
     ],
 )
 def test_errors_are_one_line_and_status_2(csv, content, arguments, hint):
-    fails(run("explain", csv(content), *arguments), hint)
+    assert_fails(run("explain", csv(content), *arguments), hint)
 
 
 def test_other_errors_are_one_line_too(tmp_path):
-    fails(run("explain", tmp_path / "none.csv"), "does not exist")
-    fails(run("explain", tmp_path), "is a folder")
-    fails(run("explain", "--drop", "whisky"), "wine (scikit-learn) has no column 'whisky'")
-    fails(run("frobnicate"), "No such command")
+    assert_fails(run("explain", tmp_path / "none.csv"), "does not exist")
+    assert_fails(run("explain", tmp_path), "is a folder")
+    assert_fails(run("explain", "--drop", "whisky"), "wine (scikit-learn) has no column 'whisky'")
+    assert_fails(run("frobnicate"), "No such command")
 
 
 def test_the_input_is_not_overwritten(blobs):
     before = blobs.read_text()
-    fails(run("explain", blobs, "--drop", "id", "--out", blobs, "--force"), "DATA and --out are the same file")
+    assert_fails(run("explain", blobs, "--drop", "id", "--out", blobs, "--force"), "DATA and --out are the same file")
     assert blobs.read_text() == before
 
 
@@ -180,5 +180,5 @@ def test_real_files(name, arguments):
 
 def test_a_real_file_with_text_and_missing_values_is_refused():
     path = data_folder() / "uci" / "hcvdat0.csv"
-    fails(run("explain", path), "--drop 'Category' --drop 'Sex'")
-    fails(run("explain", path, "--drop", "Category", "--drop", "Sex"), "missing values in 26 rows")
+    assert_fails(run("explain", path), "--drop 'Category' --drop 'Sex'")
+    assert_fails(run("explain", path, "--drop", "Category", "--drop", "Sex"), "missing values in 26 rows")

@@ -27,7 +27,7 @@ def _size(x, centroids):
     return float((x**2).sum(1).max() + (centroids**2).sum(1).max())
 
 
-def _close(found, expected, size, rtol=1e-10):
+def _assert_close(found, expected, size, rtol=1e-10):
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=0, atol=rtol * size)
 
 
@@ -37,7 +37,7 @@ def test_score_differences_are_differences_of_distances(case):
     scores = _scores(x, centroids).numpy()
     for n, point in enumerate(x):
         distance = reference.outlierness(point, centroids)
-        _close(scores[n][:, None] - scores[n], distance - distance[:, None], _size(x, centroids))
+        _assert_close(scores[n][:, None] - scores[n], distance - distance[:, None], _size(x, centroids))
 
 
 @given(clusterings())
@@ -48,7 +48,7 @@ def test_evidence_is_the_min_pool_of_prop_1(case):
         expected = [
             min(h for _, _, h in reference.kmeans_layers(point, centroids, c).values()) for c in range(len(centroids))
         ]
-        _close(evidence[n], expected, _size(x, centroids))
+        _assert_close(evidence[n], expected, _size(x, centroids))
 
 
 def test_evidence_of_a_tie_is_zero_for_all_that_tie():
@@ -66,7 +66,7 @@ def test_contrasts_are_the_first_layer_of_prop_1(case):
     for n, point in enumerate(x):
         for j, c in enumerate(clusters.tolist()):
             layers = reference.kmeans_layers(point, centroids, c)
-            _close(contrasts[n, j], [layers[k][2] for k in sorted(layers)], _size(x, centroids))
+            _assert_close(contrasts[n, j], [layers[k][2] for k in sorted(layers)], _size(x, centroids))
 
 
 def test_competitor_index_leaves_out_the_cluster_itself():
@@ -96,9 +96,9 @@ def test_coefficients_and_redistribution_are_eqs_2_and_4(case):
         relevance = F.redistribute(_t(x - center), passed, weight, weight)
         for n, point in enumerate(x):
             f, shares, expected = reference.kmeans_relevance(point, centroids, int(own[n]), beta)
-            _close(evidence[n], f, _size(x, centroids))
-            _close(relevance[n], expected, max(_size(x, centroids), np.abs(expected).max()))
-            _close(passed[n] * (scores[n, own[n]] - scores[n]), shares, _size(x, centroids))
+            _assert_close(evidence[n], f, _size(x, centroids))
+            _assert_close(relevance[n], expected, max(_size(x, centroids), np.abs(expected).max()))
+            _assert_close(passed[n] * (scores[n, own[n]] - scores[n]), shares, _size(x, centroids))
 
 
 @given(clusterings())
@@ -109,7 +109,7 @@ def test_the_mixing_form_is_the_same_where_nothing_mixes(case):
     contest = F.contest(_scores(x, centroids))
     passed, cluster = F.coefficients(contest, beta), contest.cluster[:, 0]
     plain = F.redistribute(points, passed, weight, weight)
-    _close(F.redistribute(points, passed, weight, weight, cluster), plain, _size(x, centroids))
+    _assert_close(F.redistribute(points, passed, weight, weight, cluster), plain, _size(x, centroids))
 
 
 @given(clusterings())
@@ -122,7 +122,7 @@ def test_explicit_min_take_most_equals_the_closed_form(case):
     for c in clusters:
         passed = F.coefficients(F.contest(scores, c.expand(len(x))), beta)
         flow = passed * (scores[:, [int(c)]] - scores)
-        _close(shares[:, c], flow[:, F.competitor_index(len(clusters), c[None])[0]], _size(x, centroids))
+        _assert_close(shares[:, c], flow[:, F.competitor_index(len(clusters), c[None])[0]], _size(x, centroids))
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1e3, math.inf])

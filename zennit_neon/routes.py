@@ -20,8 +20,8 @@ from .heads import Head, stiffness
 
 __all__ = ["Closed", "Question", "Trunk"]
 
-#: What calibration keeps so that it is not computed twice (numbers; 64 MB in float32).
-KEPT = 2**24
+#: What calibration keeps so that it is not computed twice (numbers; 16 MB in float32).
+KEPT = 2**22
 
 
 @dataclass(frozen=True)
