@@ -109,7 +109,7 @@ def explain(
     stiff = head.beta if stiff is None else stiff
     names = _names(feature_names, table, head, is_trunk)
     if stiff is None and competitor is None and len(table):
-        stiff = route.calibrate(keep=chosen is None)
+        stiff = route.calibrate(keep=chosen is None and not is_trunk)
     question = Question(stiff, competitor)
     relevance, evidence, own = route.relevance(question, chosen)
     return Explanation(
