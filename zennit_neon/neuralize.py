@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +14,8 @@ from .heads import Head, NeuralizedKMeans
 
 __all__ = ["neuralize", "affine_step"]
 
-Adapter = Callable[[Any], Any]
+Made = TypeVar("Made")
+Adapters = dict[tuple[str, str], Callable[[Any], Made]]
 
 
 def neuralize(clustering: Any) -> Head:
@@ -89,9 +90,7 @@ def affine_step(transformer: Any) -> Affine | RowNorm | None:
 def _to_head(clustering: Any) -> Head:
     adapter = _lookup(clustering, _CLUSTERINGS)
     if adapter is not None:
-        head = adapter(clustering)
-        assert isinstance(head, Head)
-        return head
+        return adapter(clustering)
     for kind in type(clustering).__mro__:
         if (reason := _REFUSED.get(kind.__name__)) and kind.__module__.startswith("sklearn."):
             raise ValueError(f"{kind.__name__} can not be neuralised exactly: {reason}")
@@ -120,16 +119,14 @@ def _to_step(transformer: Any) -> Affine | RowNorm | None:
             f"through it exactly; known are {sorted({name for _, name in _STEPS})}, and what is added with "
             "affine_step.register"
         )
-    step = adapter(transformer)
-    assert step is None or isinstance(step, (Affine, RowNorm))
-    return step
+    return adapter(transformer)
 
 
 neuralize.register = _to_head.register  # type: ignore[attr-defined]
 affine_step.register = _to_step.register  # type: ignore[attr-defined]
 
 
-def _lookup(estimator: Any, table: dict[tuple[str, str], Adapter]) -> Adapter | None:
+def _lookup(estimator: Any, table: Adapters[Made]) -> Callable[[Any], Made] | None:
     """Adapter for the class of an estimator or the nearest base class; no library is imported for it."""
     keys = ((kind.__module__.partition(".")[0], kind.__name__) for kind in type(estimator).__mro__)
     return next((table[key] for key in keys if key in table), None)
@@ -261,7 +258,7 @@ def _pipeline_step(step: Any) -> Affine | RowNorm | None:
     return whole
 
 
-_CLUSTERINGS: dict[tuple[str, str], Adapter] = {
+_CLUSTERINGS: Adapters[Head] = {
     ("sklearn", "KMeans"): _nearest_center,
     ("sklearn", "MiniBatchKMeans"): _nearest_center,
     ("sklearn", "MeanShift"): _nearest_center,
@@ -271,7 +268,7 @@ _CLUSTERINGS: dict[tuple[str, str], Adapter] = {
     ("faiss", "Kmeans"): _faiss,
 }
 
-_STEPS: dict[tuple[str, str], Adapter] = {
+_STEPS: Adapters[Affine | RowNorm | None] = {
     ("sklearn", "StandardScaler"): _standard_scaler,
     ("sklearn", "MinMaxScaler"): _min_max_scaler,
     ("sklearn", "MaxAbsScaler"): _max_abs_scaler,
