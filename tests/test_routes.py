@@ -73,6 +73,16 @@ def test_relevance_through_competitors_adds_up(model, cluster):
         assert torch.allclose(part.sum(1), e.competitors[:, k], atol=1e-8)
 
 
+def test_parameters_of_the_composite_count(model):
+    x = torch.randn(10, 6, dtype=torch.float64)
+    e = explain(model, x, composite=Neon(_composite(), beta=0.3))
+    assert e.beta == 0.3
+    assert torch.equal(e.relevance, explain(model, x, composite=_composite(), beta=0.3).relevance)
+    assert explain(model, x, composite=Neon(_composite(), beta=0.3), beta=0.4).beta == 0.4
+    e = explain(model, x, composite=Neon(_composite(), competitor=2))
+    assert torch.equal(e.relevance, explain(model, x, composite=_composite(), competitor=2).relevance)
+
+
 def test_competitor(model):
     x = torch.randn(30, 6, dtype=torch.float64)
     e = explain(model, x, composite=_composite(), competitor=1)

@@ -61,7 +61,7 @@ class Neon(Composite):
     ):
         if trunk_composite is not None and not isinstance(trunk_composite, Composite):
             raise TypeError(f"trunk_composite must be an instance of a zennit Composite, got {trunk_composite!r}")
-        self.trunk_composite = trunk_composite
+        self.trunk_composite, self.beta, self.competitor = trunk_composite, beta, competitor
         self.rules: list[tuple[type, Hook]] = [
             (Evidence, ClosedForm(beta, competitor)),
             (Minimum, MinTakeMost(beta, competitor)),

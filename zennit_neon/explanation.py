@@ -50,8 +50,8 @@ def explain(
         Explain why the cluster *rather than this one*: :math:`h_{ck}` alone, to which relevance then sums. Points
         whose cluster is the competitor itself get 0.
     beta : float, optional
-        Stiffness of min-take-most (Eq. 2). By default that of the head, and if the head has none, the inverse of the
-        mean evidence over X (Eq. 3).
+        Stiffness of min-take-most (Eq. 2). By default that of a ``Neon`` composite, else that of the head, else the
+        inverse of the mean evidence over X (Eq. 3).
     composite : zennit.core.Composite, optional
         Rules for the layers before the head, where ``model`` has any: ``Neon(EpsilonPlus())`` or any Zennit
         composite, which ``Neon`` is then put around.
@@ -97,7 +97,8 @@ def explain(
     table = Table(X)
     route: Closed
     if is_trunk:
-        route = Trunk(model, composite, table, batch_size, progress)
+        route = trunk = Trunk(model, composite, table, batch_size, progress)
+        competitor = trunk.composite.competitor if competitor is None else competitor
     else:
         route = Closed(neuralize(model), table, batch_size, progress)
     head = route.head
@@ -106,7 +107,7 @@ def explain(
     if competitor is not None and chosen is not None and bool((chosen == competitor).all()):
         raise ValueError(f"competitor must be another cluster than the explained one, got {competitor} for both")
     stiff = functional.check_beta(beta)
-    stiff = head.beta if stiff is None else stiff
+    stiff = route.beta if stiff is None else stiff
     names = _names(feature_names, table, head, is_trunk)
     if stiff is None and competitor is None and len(table):
         stiff = route.calibrate(keep=chosen is None and not is_trunk)

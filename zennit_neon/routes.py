@@ -58,6 +58,11 @@ class Closed:
         self.table.check_names(self.head.feature_names)
 
     @property
+    def beta(self) -> float | None:
+        """Stiffness that is known without looking at the table."""
+        return self.head.beta
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one number a point."""
         return self.shape_of(self.table.shape)
@@ -199,6 +204,11 @@ class Trunk(Closed):
         self.model = model
         self.composite = composite if isinstance(composite, Neon) else Neon(composite)
         self._entered: list[Tensor] = []
+
+    @property
+    def beta(self) -> float | None:
+        """Stiffness of the composite, else that of the head."""
+        return self.head.beta if self.composite.beta is None else self.composite.beta
 
     def check(self) -> None:
         """The trunk has to know whether it can take the table."""
