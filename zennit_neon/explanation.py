@@ -58,7 +58,7 @@ def explain(
     feature_names : sequence of str, optional
         By default the columns of a DataFrame, or the names that the estimator was fitted with.
     batch_size : int, optional
-        Rows of X at a time. Memory beyond input and output is bounded for any value.
+        Rows of X at a time, which bounds the memory beyond input and output; by default few enough for the cache.
     progress : bool
         Show a progress bar.
 
