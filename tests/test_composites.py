@@ -109,6 +109,24 @@ def test_a_foreign_rule_for_the_head_is_warned_about_and_not_used(name):
     assert torch.equal(relevance, expected)
 
 
+@pytest.mark.parametrize("name", COMPOSITE_LIST)
+def test_forgetting_the_rules_of_the_head_is_warned_about(name):
+    model, x = _conv_model(), torch.randn(2, 3, 12, 12)
+    with pytest.warns(UserWarning, match="none for the head"), Gradient(model, COMPOSITE_LIST[name]()) as attributor:
+        attributor(x, torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_gradients_and_neon_are_not_warned_about(explicit):
+    model, x = _conv_model(explicit=explicit), torch.randn(2, 3, 12, 12, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x).sum().backward()
+        for name in COMPOSITE_LIST:
+            with Gradient(model, Neon(COMPOSITE_LIST[name]())) as attributor:
+                attributor(x.detach(), torch.ones(2, 4))
+
+
 def test_no_warning_without_a_reason():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

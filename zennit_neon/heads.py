@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from zennit.core import Hook, Identity
 
 from .affine import Affine, RowNorm, combine
 from .arrays import Table, complaint, is_finite
@@ -115,6 +117,21 @@ class Head(nn.Module):
             raise ValueError(f"x must have shape (N, {self.n_features}, ...), got {tuple(x.shape)}")
         return x
 
+    def check_rules(self, x: Tensor) -> None:
+        """Warn if Zennit has rules for the layers that ``x`` comes from, but none for this head.
+
+        Relevance would then be the plain gradient of the evidence: a plausible number, and a wrong one.
+        """
+        if torch.compiler.is_compiling() or x.grad_fn is None or not _has_rules_above(x.grad_fn):
+            return
+        hooks = self.evidence_layer._forward_hooks.values()
+        if not any(isinstance(getattr(hook, "__self__", None), Hook) for hook in hooks):
+            warnings.warn(
+                "a Zennit composite has rules for the layers before this neuralised head, but none for the head, so "
+                "its evidence is not propagated by NEON: put Neon(...) around the composite",
+                stacklevel=3,
+            )
+
     def check_scores(self, x: Tensor, values: Tensor) -> Tensor:
         """Return what was computed from ``x`` if it is finite, else ``ValueError`` that says why it is not."""
         if torch.compiler.is_compiling() or is_finite(values):
@@ -124,6 +141,18 @@ class Head(nn.Module):
     def after(self, steps: Iterable[Affine | RowNorm]) -> Head:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
         raise ValueError(f"a {type(self).__name__} can not be put behind the steps of a Pipeline")
+
+
+def _has_rules_above(node: Any, most: int = 64) -> bool:
+    """Whether a hook of Zennit is among the nearest nodes of the autograd graph that leads to ``node``."""
+    waiting, seen = [node], 0
+    while waiting and seen < most:
+        node = waiting.pop(0)
+        seen += 1
+        if getattr(type(node), "_forward_cls", None) is Identity:
+            return True
+        waiting += [above for above, _ in node.next_functions if above is not None]
+    return False
 
 
 def stiffness(total: float, count: int) -> float:
@@ -251,6 +280,7 @@ class NeuralizedKMeans(Head):
             If ``x`` has another number of features, or NaN or infinite values, or overflows.
         """
         points = self.points(self.check_input(x))
+        self.check_rules(x)
         evidence = self.pool(self.contrast(points)) if self.explicit else self.evidence(points)
         return self.check_scores(x, evidence.to(x.dtype))
 
