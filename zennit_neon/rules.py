@@ -153,12 +153,13 @@ class ClosedForm(_PoolingRule):
         scores = module.scores(points)
         total = torch.zeros_like(points)
         row, column = targets.nonzero(as_tuple=True)
+        beta = self.stiffness(module) if self.competitor is None and len(row) else 0.0
         # as many targets at a time as there are points: memory stays that of one cluster a point
         for rows, columns in zip(row.split(max(1, len(points))), column.split(max(1, len(points))), strict=True):
             target, cluster = targets[rows, columns], module.clusters[columns]
             if self.competitor is None:
                 pooled = functional.contest(scores[rows], cluster)
-                passed = functional.coefficients(pooled, self.stiffness(module), target)
+                passed = functional.coefficients(pooled, beta, target)
             else:
                 passed, contrast, _ = functional.versus(scores[rows], self.competitor, cluster)
                 passed = passed * functional.quotient(target, contrast)[:, None]
