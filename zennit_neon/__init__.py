@@ -4,7 +4,18 @@ from .affine import Affine, RowNorm
 from .explanation import Explanation, explain
 from .heads import Head, NeuralizedKMeans
 from .neuralize import affine_step, neuralize
+from .softmax import NeuralizedSoftmax
 
 __version__ = "0.1.0"
 
-__all__ = ["Affine", "Explanation", "Head", "NeuralizedKMeans", "RowNorm", "affine_step", "explain", "neuralize"]
+__all__ = [
+    "Affine",
+    "Explanation",
+    "Head",
+    "NeuralizedKMeans",
+    "NeuralizedSoftmax",
+    "RowNorm",
+    "affine_step",
+    "explain",
+    "neuralize",
+]

@@ -10,9 +10,10 @@ from zennit.composites import register_composite
 from zennit.core import BasicHook, Composite, Hook
 from zennit.rules import Pass
 
+from .guard import Snapshot
 from .heads import Head
-from .rules import ClosedForm, Midpoint, MinTakeMost
-from .types import Contrast, Evidence, Minimum, NeonLayer, Normalization
+from .rules import ClosedForm, Detection, Midpoint, MinTakeMost, SoftTakeMost
+from .types import Contrast, Evidence, Logits, Minimum, NeonLayer, Normalization, SoftMinimum
 
 __all__ = ["Neon"]
 
@@ -65,11 +66,13 @@ class Neon(Composite):
         self.rules: list[tuple[type, Hook]] = [
             (Evidence, ClosedForm(beta, competitor)),
             (Minimum, MinTakeMost(beta, competitor)),
+            (SoftMinimum, SoftTakeMost(competitor)),
             (Contrast, Midpoint()),
             (Normalization, Pass()),
         ]
         trunk_canonizers = [] if trunk_composite is None else trunk_composite.canonizers
         self._own_canonizers = list(canonizers or [])
+        self._snapshot: Snapshot | None = None
         super().__init__(module_map=self.mapping, canonizers=[*self._own_canonizers, *trunk_canonizers])
 
     def replaced(self, beta: float | None = None, competitor: int | None = None) -> Neon:
@@ -78,13 +81,15 @@ class Neon(Composite):
 
     def mapping(self, ctx: dict[Any, Any], name: str, module: nn.Module) -> Hook | None:
         """The rule for one module, as Zennit's composites look it up (ours first)."""
-        heads = ctx.setdefault("neon_heads", [])
-        if isinstance(module, Head):
-            heads.append(name)
+        heads = ctx.setdefault("neon_heads", {})
+        if isinstance(module, Logits):
+            return self._logits(ctx, name.rpartition(".")[0], module)
         own = next((hook for group, hook in self.rules if isinstance(module, group)), None)
-        foreign = None
-        if self.trunk_composite is not None:
-            foreign = self.trunk_composite.module_map(ctx.setdefault("neon_trunk", {}), name, module)
+        foreign = self._foreign(ctx, name, module)
+        if isinstance(module, Head):
+            heads[name] = foreign
+            if any(isinstance(part, Logits) for part in module.children()):
+                return None  # a rule by name is meant for its linear layer
         inside = own is not None or any(name == head or name.startswith(f"{head}.") or head == "" for head in heads)
         if not inside:
             return foreign
@@ -96,6 +101,21 @@ class Neon(Composite):
             )
         return own
 
+    def _foreign(self, ctx: dict[Any, Any], name: str, module: nn.Module) -> Hook | None:
+        """What the trunk composite has for a module."""
+        if self.trunk_composite is None:
+            return None
+        return self.trunk_composite.module_map(ctx.setdefault("neon_trunk", {}), name, module)
+
+    def _logits(self, ctx: dict[Any, Any], head: str, module: nn.Module) -> Hook:
+        """The rule of a linear cluster layer: what the trunk composite has for the head's name, or for such layers."""
+        linear = ctx["neon_heads"].get(head)
+        if linear is None:
+            linear = self._foreign(ctx, head, nn.Linear(1, 1, device="meta"))
+        if isinstance(module, Evidence):
+            return ClosedForm(self.beta, self.competitor, linear)
+        return Detection(linear)
+
     def register(self, module: nn.Module) -> None:
         """Attach the rules to a model until ``remove`` (or the end of the context)."""
         if BasicHook.backward.__module__ != "zennit.core":
@@ -103,8 +123,11 @@ class Neon(Composite):
                 "zennit.core.BasicHook was replaced by "
                 f"{BasicHook.backward.__module__} (a monkey patch such as lxt's): rules in the trunk would be wrong"
             )
+        self.remove()
+        snapshot = Snapshot(module)
         try:
             super().register(module)
+            self._snapshot = snapshot
             if not any(isinstance(child, NeonLayer) for child in module.modules()):
                 warnings.warn(
                     f"{type(module).__name__} has no neuralised head, so Neon only applies the trunk composite: "
@@ -112,5 +135,13 @@ class Neon(Composite):
                     stacklevel=3,
                 )
         except BaseException:  # also a warning that the user turned into an error: leave no hook behind
+            self._snapshot = snapshot
             self.remove()
             raise
+
+    def remove(self) -> None:
+        """Take the rules and canonizers off again, and put back the very parameters that were there before."""
+        super().remove()
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            snapshot.restore()

@@ -107,9 +107,11 @@ def explain(
     if competitor is not None and chosen is not None and bool((chosen == competitor).all()):
         raise ValueError(f"competitor must be another cluster than the explained one, got {competitor} for both")
     stiff = functional.check_beta(beta)
+    if stiff is not None and head.soft:
+        raise ValueError(f"beta is part of a soft clustering, or not needed, and can not be chosen here; got {beta}")
     stiff = route.beta if stiff is None else stiff
     names = _names(feature_names, table, head, is_trunk)
-    if stiff is None and competitor is None and len(table):
+    if stiff is None and competitor is None and len(table) and not head.soft:
         stiff = route.calibrate(keep=chosen is None and not is_trunk)
     question = Question(stiff, competitor)
     relevance, evidence, own = route.relevance(question, chosen)

@@ -13,8 +13,8 @@ from zennit.core import Hook, Identity
 
 from .affine import Affine, RowNorm, combine
 from .arrays import Table, complaint, is_finite
-from .functional import check_beta, contest
-from .layer import CentroidContrast, CentroidEvidence, MinPool, UnitNorm
+from .functional import check_beta
+from .layer import CentroidContrast, CentroidEvidence, MinPool, SoftMinPool, UnitNorm
 
 __all__ = ["Head", "NeuralizedKMeans"]
 
@@ -51,6 +51,11 @@ class Head(nn.Module):
         return self.evidence_layer
 
     @property
+    def soft(self) -> bool:
+        """Whether evidence is about a probability: it pools all competitors, and no stiffness is left to choose."""
+        return bool(self.evidence_layer.soft)
+
+    @property
     def beta(self) -> float | None:
         """Stiffness of min-take-most (Eq. 2, paper 1), or None as long as it is neither given nor calibrated."""
         beta: float | None = self.pooling_layer.beta
@@ -83,8 +88,10 @@ class Head(nn.Module):
         Raises
         ------
         ValueError
-            If X is empty, or all points lie on boundaries.
+            If X is empty, or all points lie on boundaries, or the head is soft and has no stiffness to choose.
         """
+        if self.soft:
+            raise ValueError("this head explains probabilities, whose pool has no stiffness beta to calibrate")
         table = Table(X)
         table.check_width(self.n_features)
         total = 0.0
@@ -92,7 +99,7 @@ class Head(nn.Module):
         with torch.no_grad():
             for place, x in table.batches(size, progress, "calibrate", next(self.buffers())):
                 scores = table.check(place, self.evidence_layer.scores(self.rows(x)))
-                total += float(contest(scores).pooled.sum(dtype=torch.float64))
+                total += float(self.evidence_layer.contest(scores).pooled.sum(dtype=torch.float64))
         self.pooling_layer.beta = stiffness(total, torch.Size((len(table), *table.shape[2:])).numel())
         return self
 
@@ -137,6 +144,22 @@ class Head(nn.Module):
         if torch.compiler.is_compiling() or is_finite(values):
             return values
         raise ValueError(complaint("x", x, values.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evidence (N, C, ...) of points (N, d, ...), in the dtype of ``x``.
+
+        Raises
+        ------
+        TypeError
+            If ``x`` is not a floating point tensor.
+        ValueError
+            If ``x`` has another number of features, or NaN or infinite values, or overflows.
+        """
+        points = self.points(self.check_input(x))
+        self.check_rules(x)
+        layer, pool = self.evidence_layer, self.pooling_layer
+        evidence = layer(points) if pool is layer else pool(layer(points))
+        return self.check_scores(x, evidence.to(x.dtype))
 
     def after(self, steps: Iterable[Affine | RowNorm]) -> Head:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
@@ -183,6 +206,11 @@ class NeuralizedKMeans(Head):
     explicit : bool
         Build the detection layer with all its (C, K - 1) neurons and a min-pool, as two layers that can be hooked
         one by one, in place of the one layer that computes evidence directly. The numbers are the same.
+    soft : bool
+        Explain soft k-means in place of hard: evidence is then the logit of the probability of the cluster, and
+        ``beta`` is the stiffness of the clustering itself (Prop. 1, paper 2):
+
+        .. math:: f_c = -\log \sum_{k \neq c} \exp(-\beta h_{ck}) = \mathrm{logit}\, P(c \mid x)
     steps : sequence of Affine and RowNorm
         Steps between the input and the space of the centroids. Relevance belongs to the input.
     labels : sequence, optional
@@ -211,6 +239,7 @@ class NeuralizedKMeans(Head):
         beta: float | None = None,
         clusters: Sequence[int] | None = None,
         explicit: bool = False,
+        soft: bool = False,
         steps: Iterable[Affine | RowNorm] = (),
         labels: Sequence[Any] | None = None,
         feature_names: Sequence[str] | None = None,
@@ -238,12 +267,17 @@ class NeuralizedKMeans(Head):
         self.feature_names = None if feature_names is None else tuple(str(name) for name in feature_names)
         if self.feature_names is not None and len(self.feature_names) != self.n_features:
             raise ValueError(f"feature_names has {len(self.feature_names)} names for {self.n_features} features")
-        parts = (*_pull_back(self.centroids, whole), not whole.diagonal, self._chosen(clusters))
+        beta = check_beta(beta)
+        if soft and (not beta or beta == float("inf")):
+            raise ValueError(f"beta must be the stiffness of the soft clustering, above 0 and finite, got {beta}")
+        chosen = check_clusters(clusters, self.n_clusters)
+        sharpness = beta if soft else None
+        parts = (*_pull_back(self.centroids, whole), not whole.diagonal, chosen, sharpness)
         if explicit:
             self.contrast = CentroidContrast(*parts)
-            self.pool = MinPool(parts[-1], check_beta(beta))
+            self.pool = SoftMinPool(chosen, self.contrast.shift) if soft else MinPool(chosen, beta)
         else:
-            self.evidence = CentroidEvidence(*parts, beta=check_beta(beta))
+            self.evidence = CentroidEvidence(*parts, beta=beta)
 
     @property
     def evidence_layer(self) -> CentroidContrast | CentroidEvidence:
@@ -251,9 +285,14 @@ class NeuralizedKMeans(Head):
         return self.contrast if self.explicit else self.evidence
 
     @property
-    def pooling_layer(self) -> MinPool | CentroidEvidence:
+    def pooling_layer(self) -> MinPool | SoftMinPool | CentroidEvidence:
         """The layer with the stiffness."""
         return self.pool if self.explicit else self.evidence
+
+    @property
+    def beta(self) -> float | None:
+        """Stiffness of min-take-most, or of the soft clustering; None as long as it is neither given nor calibrated."""
+        return self.evidence_layer.sharpness if self.soft else self.pooling_layer.beta
 
     def after(self, steps: Iterable[Affine | RowNorm]) -> NeuralizedKMeans:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
@@ -265,39 +304,26 @@ class NeuralizedKMeans(Head):
             beta=self.beta,
             clusters=self.clusters.tolist(),
             explicit=self.explicit,
+            soft=self.soft,
             steps=(*steps, *self.steps),
             labels=self.labels,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Evidence (N, C, ...) of points (N, d, ...), in the dtype of ``x``.
-
-        Raises
-        ------
-        TypeError
-            If ``x`` is not a floating point tensor.
-        ValueError
-            If ``x`` has another number of features, or NaN or infinite values, or overflows.
-        """
-        points = self.points(self.check_input(x))
-        self.check_rules(x)
-        evidence = self.pool(self.contrast(points)) if self.explicit else self.evidence(points)
-        return self.check_scores(x, evidence.to(x.dtype))
-
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
-        return f"n_clusters={self.n_clusters}, n_features={self.n_features}, beta={self.beta}"
+        soft = ", soft=True" if self.soft else ""
+        return f"n_clusters={self.n_clusters}, n_features={self.n_features}, beta={self.beta}{soft}"
 
-    def _chosen(self, clusters: Sequence[int] | None) -> Tensor:
-        if clusters is None:
-            return torch.arange(self.n_clusters)
-        chosen = [int(cluster) for cluster in clusters]
-        wrong = [cluster for cluster in chosen if not 0 <= cluster < self.n_clusters]
-        if wrong or not chosen or len(set(chosen)) < len(chosen):
-            raise ValueError(
-                f"clusters must be different numbers from 0 to {self.n_clusters - 1}, at least one, got {chosen}"
-            )
-        return torch.tensor(chosen)
+
+def check_clusters(clusters: Sequence[int] | None, n_clusters: int) -> Tensor:
+    """Clusters of interest as a tensor, all if not given; ``ValueError`` unless they exist and differ."""
+    if clusters is None:
+        return torch.arange(n_clusters)
+    chosen = [int(cluster) for cluster in clusters]
+    wrong = [cluster for cluster in chosen if not 0 <= cluster < n_clusters]
+    if wrong or not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"clusters must be different numbers from 0 to {n_clusters - 1}, at least one, got {chosen}")
+    return torch.tensor(chosen)
 
 
 def _checked_centroids(centroids: Any) -> Tensor:

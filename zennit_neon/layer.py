@@ -5,6 +5,7 @@ All of them take features (or clusters) in dimension 1, as torch's convolutions 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,16 @@ from torch import Tensor, nn
 
 from . import functional
 
-__all__ = ["CentroidContrast", "CentroidEvidence", "MinPool", "UnitNorm"]
+__all__ = [
+    "CentroidContrast",
+    "CentroidDistance",
+    "CentroidEvidence",
+    "LogitContrast",
+    "LogitEvidence",
+    "MinPool",
+    "SoftMinPool",
+    "UnitNorm",
+]
 
 
 class _Stiffness(nn.Module):
@@ -33,18 +43,64 @@ class _Stiffness(nn.Module):
         self.beta = state["beta"]
 
 
-class _Centroids(nn.Module):
+class _Scores(nn.Module):
+    """A layer that knows the scores of all clusters, and how they compete.
+
+    Hard pooling takes the nearest competitor (Prop. 1 and 6, paper 1), soft pooling all of them (Prop. 7). ``shift``
+    is the constant that soft pooling adds to every neuron.
+    """
+
+    soft = False
+    shift = 0.0
+    #: Whether relevance of the input sums to evidence: no biases, nothing dissipated.
+    conserves = True
+    weight: Tensor
+    clusters: Tensor
+
+    def pooled(self, scores: Tensor) -> Tensor:
+        """Evidence (N, K, ...) from scores."""
+        threshold = self.shift + math.log(len(self.weight) - 1)
+        return functional.soft_evidence(scores, threshold) if self.soft else functional.evidence(scores)
+
+    def contest(self, scores: Tensor, cluster: Tensor | None = None) -> functional.Contest:
+        """Scores (M, K) of points, pooled for one cluster each."""
+        if not self.soft:
+            return functional.contest(scores, cluster)
+        return functional.soft_contest(scores, cluster, self.shift + math.log(len(self.weight) - 1))
+
+    def coefficients(self, contest: functional.Contest, beta: float | None, relevance: Tensor | None = None) -> Tensor:
+        """Coefficients (M, K) of the rule for the layer below; soft pooling needs no stiffness."""
+        if self.soft:
+            return functional.soft_coefficients(contest, relevance)
+        assert beta is not None
+        return functional.coefficients(contest, beta, relevance)
+
+    def chosen(self, evidence: Tensor) -> Tensor:
+        """Evidence of the clusters of interest."""
+        return evidence if len(self.clusters) == len(self.weight) else evidence.index_select(1, self.clusters)
+
+
+class _Centroids(_Scores):
     """Weights and roots of the first layer, in centred coordinates (see :func:`zennit_neon.functional.scores`)."""
 
     center: Tensor
-    weight: Tensor
     root: Tensor
-    clusters: Tensor
 
-    def _store(self, center: Tensor, weight: Tensor, root: Tensor, mixing: bool, clusters: Tensor | None) -> None:
+    def _store(
+        self,
+        center: Tensor,
+        weight: Tensor,
+        root: Tensor,
+        mixing: bool,
+        clusters: Tensor | None,
+        sharpness: float | None,
+    ) -> None:
         if clusters is None:
             clusters = torch.arange(len(weight))
         self.mixing = mixing
+        self.sharpness = 1.0 if sharpness is None else sharpness
+        if sharpness is not None:
+            self.soft, self.conserves, self.shift = True, False, -math.log(len(weight) - 1)
         self.register_buffer("center", center)
         self.register_buffer("weight", weight)
         self.register_buffer("root", root)
@@ -59,11 +115,13 @@ class _Centroids(nn.Module):
 
     def scores(self, centred: Tensor) -> Tensor:
         """Scores of all clusters, of which evidence is a difference: (N, d, ...) to (N, K, ...)."""
-        return functional.scores(centred, self.weight.to(centred), self.root.to(centred))
+        scores = functional.scores(centred, self.weight.to(centred), self.root.to(centred))
+        return scores * self.sharpness if self.soft else scores
 
     def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         """Relevance of points (M, d), from coefficients (M, K) for the explained cluster (M,) of each."""
         weight, root = self.weight.to(centred), self.root.to(centred)
+        coefficients = coefficients * self.sharpness if self.soft else coefficients
         return functional.redistribute(centred, coefficients, weight, root, cluster if self.mixing else None, out)
 
     def extra_repr(self) -> str:
@@ -87,24 +145,9 @@ class CentroidContrast(_Centroids):
         Whether features mix between input and clusters (:func:`zennit_neon.functional.redistribute`).
     clusters : Tensor of int64, shape (C,), optional
         Clusters of interest; all if not given.
-    """
-
-    def __init__(
-        self, center: Tensor, weight: Tensor, root: Tensor, mixing: bool = False, clusters: Tensor | None = None
-    ):
-        super().__init__()
-        self._store(center, weight, root, mixing, clusters)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activations of the pairs."""
-        return functional.contrasts(self.scores(self.centred(x)), self.clusters)
-
-
-class CentroidEvidence(_Centroids, _Stiffness):
-    """Both layers of neuralised k-means in one, with the evidence of all clusters in O(N K d) (Prop. 1, paper 1).
-
-    ``(N, d, ...)`` to ``(N, C, ...)``. Parameters as for :class:`CentroidContrast`, and ``beta``, the stiffness of
-    the min-take-most rule (Eq. 2).
+    sharpness : float, optional
+        Stiffness of a soft clustering: neurons are :math:`\beta h_{ck} - \log(K - 1)`, to be pooled by
+        :class:`SoftMinPool` (Prop. 1, paper 2).
     """
 
     def __init__(
@@ -114,15 +157,121 @@ class CentroidEvidence(_Centroids, _Stiffness):
         root: Tensor,
         mixing: bool = False,
         clusters: Tensor | None = None,
+        sharpness: float | None = None,
+    ):
+        super().__init__()
+        self._store(center, weight, root, mixing, clusters, sharpness)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations of the pairs."""
+        return functional.contrasts(self.scores(self.centred(x)), self.clusters) + self.shift
+
+
+class CentroidEvidence(_Centroids, _Stiffness):
+    """Both layers of neuralised k-means in one, with the evidence of all clusters in O(N K d) (Prop. 1, paper 1).
+
+    ``(N, d, ...)`` to ``(N, C, ...)``. Parameters as for :class:`CentroidContrast`, and ``beta``, the stiffness of
+    the min-take-most rule (Eq. 2). With ``sharpness``, evidence is the logit of soft k-means (Prop. 1, paper 2).
+    """
+
+    def __init__(
+        self,
+        center: Tensor,
+        weight: Tensor,
+        root: Tensor,
+        mixing: bool = False,
+        clusters: Tensor | None = None,
+        sharpness: float | None = None,
         beta: float | None = None,
     ):
         super().__init__(beta)
-        self._store(center, weight, root, mixing, clusters)
+        self._store(center, weight, root, mixing, clusters, sharpness)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        evidence = functional.evidence(self.scores(self.centred(x)))
-        return evidence if len(self.clusters) == len(self.weight) else evidence.index_select(1, self.clusters)
+        return self.chosen(self.pooled(self.scores(self.centred(x))))
+
+
+class _Logits(_Scores):
+    """Weights and biases of a linear cluster layer, as they are: there is no distance, and so no center."""
+
+    bias: Tensor
+    conserves = False
+
+    def _store(self, weight: Tensor, bias: Tensor, clusters: Tensor | None, shift: float | None) -> None:
+        if clusters is None:
+            clusters = torch.arange(len(weight))
+        if shift is not None:
+            self.soft, self.shift = True, shift
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.register_buffer("clusters", clusters)
+
+    def centred(self, x: Tensor) -> Tensor:
+        """Points in the precision of the layer, float64: logits of 1e4 leave float32 no digits for their differences."""
+        return x.to(self.weight.dtype)
+
+    def scores(self, centred: Tensor) -> Tensor:
+        """Logits of all clusters: (N, d, ...) to (N, K, ...)."""
+        bias = self.bias
+        if centred.ndim == 2:
+            return torch.addmm(bias, centred, self.weight.t())
+        return (torch.matmul(self.weight, centred.flatten(2)) + bias[:, None]).unflatten(2, centred.shape[2:])
+
+    def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
+        """Relevance of points (M, d) by LRP-0, from coefficients (M, K)."""
+        return torch.mm(coefficients, self.weight, out=out).mul_(centred).neg_()
+
+    def extra_repr(self) -> str:
+        """Sizes for ``print``."""
+        return f"n_clusters={len(self.weight)}, n_features={self.weight.shape[1]}, outputs={len(self.clusters)}"
+
+
+class LogitContrast(_Logits):
+    r"""Detection layer of a soft clustering on logits, with every neuron explicit (Props. 6 and 7, paper 1).
+
+    ``(N, d, ...)`` to ``(N, C, K - 1, ...)``: :math:`h_{ck} = (\mu_c - \mu_k) \cdot a + b_c - b_k + t`.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (K, d)
+    bias : Tensor, shape (K,)
+    clusters : Tensor of int64, shape (C,), optional
+        Clusters of interest; all if not given.
+    shift : float, optional
+        :math:`t = -\log(K - 1) + \log((1 - \theta)/\theta)` of Prop. 7; 0, and no soft pooling, if not given.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, clusters: Tensor | None = None, shift: float | None = None):
+        super().__init__()
+        self._store(weight, bias, clusters, shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations of the pairs."""
+        return functional.contrasts(self.scores(self.centred(x)), self.clusters) + self.shift
+
+
+class LogitEvidence(_Logits, _Stiffness):
+    """Both layers of a soft clustering on logits in one, in O(N K d) (Props. 6 and 7, paper 1).
+
+    ``(N, d, ...)`` to ``(N, C, ...)``. Parameters as for :class:`LogitContrast`, and ``beta``, the stiffness of the
+    min-take-most rule (Eq. 2), which soft pooling does not need.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        clusters: Tensor | None = None,
+        shift: float | None = None,
+        beta: float | None = None,
+    ):
+        super().__init__(beta)
+        self._store(weight, bias, clusters, shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evidence of the clusters of interest."""
+        return self.chosen(self.pooled(self.scores(self.centred(x))))
 
 
 class MinPool(_Stiffness):
@@ -145,6 +294,66 @@ class MinPool(_Stiffness):
     def forward(self, x: Tensor) -> Tensor:
         """Evidence from the activations of the pairs."""
         return x.amin(2)
+
+
+class SoftMinPool(nn.Module):
+    r"""Soft minimum over the competitors, dimension 2: ``(N, C, K - 1, ...)`` to ``(N, C, ...)`` (Prop. 7, paper 1).
+
+    .. math:: f_c = \mathrm{LME}^{-1}_k\{h_k\} = -\log \frac{1}{K - 1} \sum_k \exp(-h_k)
+
+    Parameters
+    ----------
+    clusters : Tensor of int64, shape (C,)
+        The cluster that each of the C outputs stands for.
+    shift : float
+        The constant that is part of every neuron.
+    """
+
+    clusters: Tensor
+    beta = None
+
+    def __init__(self, clusters: Tensor, shift: float):
+        super().__init__()
+        self.shift = shift
+        self.register_buffer("clusters", clusters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evidence from the activations of the pairs."""
+        return math.log(x.shape[2]) - torch.logsumexp(-x, 2)
+
+
+class CentroidDistance(nn.Module):
+    r"""Distances to centroids, as a layer of a user's own model: ``(N, d, ...)`` to ``(N, K, ...)``.
+
+    What many deep clusterings end in. :class:`zennit_neon.canonizers.KMeansCanonizer` replaces it with a neuralised
+    head while a composite is attached.
+
+    Parameters
+    ----------
+    centroids : Tensor, shape (K, d)
+        Become a parameter, so that they can be trained.
+    power : float
+        Distances are raised to it; 2 for the squared distance.
+    """
+
+    def __init__(self, centroids: Tensor, power: float = 2.0):
+        super().__init__()
+        if not isinstance(centroids, Tensor) or centroids.ndim != 2:
+            raise ValueError(
+                f"centroids must be a Tensor of shape (K, d), got {getattr(centroids, 'shape', centroids)}"
+            )
+        self.centroids = nn.Parameter(centroids.detach().clone())
+        self.power = power
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distances of points to centroids."""
+        points = x.movedim(1, -1)
+        distance = torch.cdist(points.flatten(0, -2), self.centroids, compute_mode="donot_use_mm_for_euclid_dist")
+        return distance.pow(self.power).unflatten(0, points.shape[:-1]).movedim(-1, 1)
+
+    def extra_repr(self) -> str:
+        """Sizes for ``print``."""
+        return f"n_clusters={len(self.centroids)}, n_features={self.centroids.shape[1]}, power={self.power:g}"
 
 
 class UnitNorm(nn.Module):

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from .affine import Affine, RowNorm
 from .heads import Head, NeuralizedKMeans
+from .softmax import NeuralizedSoftmax
 
 __all__ = ["neuralize", "affine_step"]
 
@@ -33,6 +34,10 @@ def neuralize(clustering: Any) -> Head:
           ``Normalizer``. Relevance then belongs to the features that go into the pipeline;
         - a trained ``faiss.Kmeans``;
         - centroids: an array, a tensor, or a list of them, shape (K, d);
+        - a ``torch.nn.Linear`` (or 1 x 1 convolution) that gives cluster logits, or a module with a ``cluster_head``, as
+          SCAN has it (:meth:`NeuralizedSoftmax.from_scan` chooses among several);
+        - a module with ``cluster_centers`` or ``centroids``, such as the Student-t assignment of DEC, which ranks
+          clusters by distance;
         - a head, which is returned as it is;
         - anything that was registered with ``neuralize.register``.
 
@@ -106,6 +111,37 @@ def _to_head(clustering: Any) -> Head:
 @_to_head.register
 def _(clustering: Head) -> Head:
     return clustering
+
+
+@_to_head.register(nn.Linear)
+@_to_head.register(nn.Conv2d)
+def _(clustering: nn.Module) -> Head:
+    return NeuralizedSoftmax(clustering)
+
+
+@_to_head.register(nn.Module)
+def _(clustering: nn.Module) -> Head:
+    """Deep clusterings, by the names that their public implementations use."""
+    layers = [module for module in clustering.modules() if _centers(module) is not None]
+    if len(layers) == 1:
+        return NeuralizedKMeans(_centers(layers[0]))
+    if isinstance(clustering, nn.ModuleList) or hasattr(clustering, "cluster_head"):
+        try:
+            return NeuralizedSoftmax.from_scan(clustering)
+        except ValueError as error:
+            if "head must be chosen" in str(error):
+                raise ValueError(f"{error}, with NeuralizedSoftmax.from_scan(..., head=...)") from None
+            raise
+    raise TypeError(
+        f"clustering is a {type(clustering).__name__}, of which nothing is known: give its cluster layer (a torch Linear) "
+        "or its centroids (K, d), and put the layers before it into a trunk"
+    )
+
+
+def _centers(module: nn.Module) -> Tensor | None:
+    """Centroids (K, d) of a distance layer."""
+    found = (getattr(module, name, None) for name in ("cluster_centers", "centroids", "centers"))
+    return next((value for value in found if isinstance(value, Tensor) and value.ndim == 2), None)
 
 
 @functools.singledispatch

@@ -81,7 +81,7 @@ class Closed:
         total, room = 0.0, KEPT if keep else 0
         with torch.no_grad():
             for place, x in self.batches("calibrate"):
-                contest = functional.contest(self._scores(place, x)[1])
+                contest = self.head.evidence_layer.contest(self._scores(place, x)[1])
                 total += float(contest.pooled.sum(dtype=torch.float64))
                 room -= contest.excess.numel()
                 if room >= 0:
@@ -110,7 +110,7 @@ class Closed:
             for place, x in self.batches("competitors"):
                 _, scores = self._scores(place, x)
                 passed, _, own = self._coefficients(scores, cluster[place].flatten().to(scores.device), question)
-                flow = _flow(passed, scores, own)
+                flow = self._flow(passed, scores, own, question)
                 shares[place] = flow.view(*self.shape_of(x.shape), -1).movedim(-1, 1).to(shares)
         return shares
 
@@ -125,7 +125,18 @@ class Closed:
         """Coefficients, evidence and cluster of points, for all competitors or for one."""
         if question.competitor is not None:
             return functional.versus(scores, question.competitor, cluster)
-        return _answer(functional.contest(scores, cluster), question)
+        return self._answer(self.head.evidence_layer.contest(scores, cluster), question)
+
+    def _answer(self, contest: Contest, question: Question) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients, evidence and cluster of points, for all competitors."""
+        passed = self.head.evidence_layer.coefficients(contest, question.beta)
+        return passed, contest.pooled[:, 0], contest.cluster[:, 0]
+
+    def _flow(self, passed: Tensor, scores: Tensor, cluster: Tensor, question: Question) -> Tensor:
+        """Relevance (M, K) through each competitor: coefficient times activation."""
+        own = cluster[:, None]
+        shift = self.head.evidence_layer.shift if question.competitor is None else 0.0
+        return passed * (scores.gather(1, own) - scores + shift).scatter(1, own, 0)
 
     @contextlib.contextmanager
     def _attached(self, question: Question) -> Iterator[None]:
@@ -142,32 +153,21 @@ class Closed:
             scores = self.table.check(place, self.head.evidence_layer.scores(points))
             passed, evidence, own = self._coefficients(scores, cluster, question)
         else:
-            passed, evidence, own = _answer(contest, question)
+            passed, evidence, own = self._answer(contest, question)
         if question.through is not None:
             passed = _only(passed, question.through, own)
         fits = out.ndim == 2 and out.dtype == points.dtype and out.device == points.device
-        redistribute = self.head.evidence_layer.redistribute
-        relevance = redistribute(points, passed, own, out if fits else None)
-        if cluster is not None and question.competitor is None and question.through is None:
+        layer = self.head.evidence_layer
+        relevance = layer.redistribute(points, passed, own, out if fits else None)
+        if layer.conserves and cluster is not None and question.competitor is None and question.through is None:
             # large coefficients of nearly inactive competitors amplify rounding: what is missing goes to the nearest
             missing = evidence - relevance.sum(1)
             passed = functional.coefficients(functional.contest(scores, cluster), math.inf, missing)
-            relevance += redistribute(points, passed, own)
+            relevance += layer.redistribute(points, passed, own)
         shape = self.shape_of(x.shape)
         if len(shape) > 1:
             relevance = relevance.view(*shape, -1).movedim(-1, 1)
         return relevance, evidence.view(shape), own.view(shape)
-
-
-def _answer(contest: Contest, question: Question) -> tuple[Tensor, Tensor, Tensor]:
-    """Coefficients, evidence and cluster of points, for all competitors."""
-    assert question.beta is not None
-    return functional.coefficients(contest, question.beta), contest.pooled[:, 0], contest.cluster[:, 0]
-
-
-def _flow(passed: Tensor, scores: Tensor, cluster: Tensor) -> Tensor:
-    """Relevance (M, K) through each competitor: coefficient times activation."""
-    return passed * (scores.gather(1, cluster[:, None]) - scores)
 
 
 def _only(passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ class Trunk(Closed):
             passed, amount, own = self._coefficients(scores, cluster, question)
             found.extend((amount, own))
             if question.through is not None:
-                amount = _flow(passed, scores, own)[:, question.through]
+                amount = self._flow(passed, scores, own, question)[:, question.through]
             column = own[:, None] == self.head.clusters.to(own.device)
             if not bool(column.any(1).all()):
                 raise ValueError(

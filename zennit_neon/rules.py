@@ -1,7 +1,8 @@
 """Propagation rules of NEON as Zennit hooks.
 
-``MinTakeMost`` and ``Midpoint`` belong to the explicit layers, ``ClosedForm`` does the work of both for the layers
-that never build the pairs. None of them touches a parameter.
+``MinTakeMost`` and ``Midpoint`` belong to the explicit layers of distances, ``SoftTakeMost`` and ``Detection`` to those
+of probabilities and logits. ``ClosedForm`` does the work of a pool and the layer before it where the pairs are never
+built. None of them touches a parameter.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from zennit.core import Hook
 
 from . import functional
 
-__all__ = ["MinTakeMost", "Midpoint", "ClosedForm"]
+__all__ = ["MinTakeMost", "SoftTakeMost", "Midpoint", "Detection", "ClosedForm"]
 
 
 class _Rule(Hook):
@@ -97,10 +98,46 @@ class MinTakeMost(_PoolingRule):
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """(N, C, ...) to (N, C, K - 1, ...)."""
         contrasts = self.stored_tensors["input"]
+        if self.competitor is not None:
+            return relevance.unsqueeze(2) * _against(self.competitor, module, contrasts)
+        return functional.min_take_most(contrasts, relevance, self.stiffness(module))
+
+
+def _against(competitor: int, module: Any, contrasts: Tensor) -> Tensor:
+    """Which neurons (C, K - 1, ...) compare with one competitor."""
+    chosen = functional.competitor_index(contrasts.shape[2] + 1, module.clusters) == competitor
+    return chosen.view(*chosen.shape, *[1] * (contrasts.ndim - 3))
+
+
+class SoftTakeMost(_Rule):
+    r"""Soft min-take-most with dissipation, for :class:`~zennit_neon.layer.SoftMinPool` (Prop. 7, paper 1).
+
+    .. math:: R_k = \mathrm{softmax}_{k \neq c}(-h_k)\, \frac{h_k}{f_c}\, R_c
+
+    A neuron at 0 can not pass relevance on; what would land there is dissipated. Where the evidence itself is
+    distributed, :math:`\log(K - 1)` minus the entropy of the shares gets lost.
+
+    Parameters
+    ----------
+    competitor : int, optional
+        The cluster through which all relevance flows instead; none flows where it is the explained cluster itself.
+    """
+
+    def __init__(self, competitor: int | None = None):
+        super().__init__()
+        self.competitor = competitor
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"competitor": self.competitor}
+
+    def propagate(self, module: Any, relevance: Tensor) -> Tensor:
+        """(N, C, ...) to (N, C, K - 1, ...)."""
+        contrasts = self.stored_tensors["input"]
         if self.competitor is None:
-            return functional.min_take_most(contrasts, relevance, self.stiffness(module))
-        chosen = functional.competitor_index(contrasts.shape[2] + 1, module.clusters) == self.competitor
-        return relevance.unsqueeze(2) * chosen.view(*chosen.shape, *[1] * (contrasts.ndim - 3))
+            return functional.soft_min_take_most(contrasts, relevance)
+        # against one competitor alone there is no constant; what divides by the neuron below must not see it
+        share = functional.quotient(contrasts, contrasts - module.shift)
+        return relevance.unsqueeze(2) * share * _against(self.competitor, module, contrasts)
 
 
 class Midpoint(_Rule):
@@ -132,6 +169,37 @@ class Midpoint(_Rule):
         return _unpoints(total.to(x.dtype), x)
 
 
+class Detection(_Rule):
+    r"""Any rule for linear layers on the neurons of :class:`~zennit_neon.layer.LogitContrast`.
+
+    The layer has the weights :math:`w_{ck} = \mu_c - \mu_k`, of which those of one cluster at a time are built.
+
+    Parameters
+    ----------
+    linear : zennit.core.Hook, optional
+        Zennit's ``Epsilon``, ``Gamma``, ... ; LRP-0 if not given.
+    """
+
+    def __init__(self, linear: Hook | None = None):
+        super().__init__()
+        self.linear = linear
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"linear": self.linear}
+
+    def propagate(self, module: Any, relevance: Tensor) -> Tensor:
+        """(N, C, K - 1, ...) to (N, d, ...)."""
+        x = self.stored_tensors["input"]
+        points = module.centred(_points(x))
+        pairs = relevance.movedim((1, 2), (-2, -1)).flatten(0, -3)
+        total = torch.zeros_like(points)
+        for position, cluster in enumerate(module.clusters.tolist()):
+            rows = pairs[:, position].any(1).nonzero()[:, 0]
+            if len(rows):
+                total.index_add_(0, rows, _detected(self.linear, module, points[rows], pairs[rows, position], cluster))
+        return _unpoints(total.to(x.dtype), x)
+
+
 class ClosedForm(_PoolingRule):
     """Min-take-most and midpoint rule in closed form, for layers that compute evidence in one step.
 
@@ -144,7 +212,16 @@ class ClosedForm(_PoolingRule):
         Stiffness; that of the layer (``head.calibrate``) if not given, else estimated from the batch.
     competitor : int, optional
         The cluster through which all relevance flows instead; none flows where it is the explained cluster itself.
+    linear : zennit.core.Hook, optional
+        Rule for the linear layer of a head on logits; LRP-0 if not given. Distances have the midpoint rule.
     """
+
+    def __init__(self, beta: float | None = None, competitor: int | None = None, linear: Hook | None = None):
+        super().__init__(beta, competitor)
+        self.linear = linear
+
+    def _parameters(self) -> dict[str, Any]:
+        return {**super()._parameters(), "linear": self.linear}
 
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """(N, C, ...) to (N, d, ...)."""
@@ -153,18 +230,53 @@ class ClosedForm(_PoolingRule):
         scores = module.scores(points)
         total = torch.zeros_like(points)
         row, column = targets.nonzero(as_tuple=True)
-        beta = self.stiffness(module) if self.competitor is None and len(row) else 0.0
+        beta = self.stiffness(module) if self.competitor is None and len(row) and not module.soft else None
         # as many targets at a time as there are points: memory stays that of one cluster a point
         for rows, columns in zip(row.split(max(1, len(points))), column.split(max(1, len(points))), strict=True):
             target, cluster = targets[rows, columns], module.clusters[columns]
             if self.competitor is None:
-                pooled = functional.contest(scores[rows], cluster)
-                passed = functional.coefficients(pooled, beta, target)
+                passed = module.coefficients(module.contest(scores[rows], cluster), beta, target)
             else:
                 passed, contrast, _ = functional.versus(scores[rows], self.competitor, cluster)
                 passed = passed * functional.quotient(target, contrast)[:, None]
-            total.index_add_(0, rows, module.redistribute(points[rows], passed, cluster))
+            total.index_add_(0, rows, self._down(module, points[rows], scores[rows], passed, cluster))
         return _unpoints(total.to(x.dtype), x)
+
+    def _down(self, module: Any, points: Tensor, scores: Tensor, passed: Tensor, cluster: Tensor) -> Tensor:
+        """Relevance of points from coefficients."""
+        if self.linear is None:
+            return module.redistribute(points, passed, cluster)
+        shift = module.shift if self.competitor is None else 0.0
+        pairs = passed * (scores.gather(1, cluster[:, None]) - scores + shift)
+        total = torch.empty_like(points)
+        for c in cluster.unique().tolist():
+            rows = (cluster == c).nonzero()[:, 0]
+            others = torch.arange(scores.shape[1], device=scores.device) != c
+            total[rows] = _detected(self.linear, module, points[rows], pairs[rows][:, others], c, shift)
+        return total
+
+
+def _detected(
+    linear: Hook | None, module: Any, points: Tensor, pairs: Tensor, cluster: int, shift: float | None = None
+) -> Tensor:
+    """Relevance of points (M, d) from that of the neurons (M, K - 1) of one cluster, by a rule for linear layers."""
+    index = torch.tensor([cluster], device=points.device)
+    others = functional.competitor_index(len(module.weight), index)[0]
+    layer = nn.Linear(1, 1)
+    layer.weight = nn.Parameter(module.weight[cluster] - module.weight[others], requires_grad=False)
+    bias = module.bias[cluster] - module.bias[others] + (module.shift if shift is None else shift)
+    layer.bias = nn.Parameter(bias, requires_grad=False)
+    if linear is None:
+        return points * (functional.quotient(pairs, layer(points)) @ layer.weight)
+    handles = (hook := linear.copy()).register(layer)
+    try:
+        with torch.enable_grad():
+            x = points.detach().requires_grad_()
+            (relevance,) = torch.autograd.grad(layer(x), x, pairs.to(x.dtype))
+    finally:
+        handles.remove()
+        hook.remove()
+    return relevance
 
 
 def _points(x: Tensor) -> Tensor:

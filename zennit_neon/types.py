@@ -6,7 +6,7 @@ from zennit.types import SubclassMeta
 
 from . import layer
 
-__all__ = ["Contrast", "Evidence", "Minimum", "Normalization", "NeonLayer"]
+__all__ = ["Contrast", "Evidence", "Logits", "Minimum", "SoftMinimum", "Normalization", "NeonLayer"]
 
 
 class Contrast(metaclass=SubclassMeta):
@@ -15,16 +15,28 @@ class Contrast(metaclass=SubclassMeta):
     __subclass__ = (layer.CentroidContrast,)
 
 
+class Logits(metaclass=SubclassMeta):
+    """Layers that hold the weights of a linear cluster layer; the user's rule for linear layers is theirs."""
+
+    __subclass__ = (layer.LogitContrast, layer.LogitEvidence)
+
+
 class Minimum(metaclass=SubclassMeta):
     """Pooling layers that take the minimum over competitors."""
 
     __subclass__ = (layer.MinPool,)
 
 
+class SoftMinimum(metaclass=SubclassMeta):
+    """Pooling layers that take a soft minimum over competitors."""
+
+    __subclass__ = (layer.SoftMinPool,)
+
+
 class Evidence(metaclass=SubclassMeta):
     """Layers that compute evidence in one step and have a closed-form rule."""
 
-    __subclass__ = (layer.CentroidEvidence,)
+    __subclass__ = (layer.CentroidEvidence, layer.LogitEvidence)
 
 
 class Normalization(metaclass=SubclassMeta):
@@ -36,4 +48,4 @@ class Normalization(metaclass=SubclassMeta):
 class NeonLayer(metaclass=SubclassMeta):
     """Any layer of a neuralised clustering."""
 
-    __subclass__ = (Contrast, Minimum, Evidence, Normalization)
+    __subclass__ = (Contrast, Logits, Minimum, SoftMinimum, Evidence, Normalization)

@@ -1,0 +1,116 @@
+"""Canonizers: a cluster layer inside a user's model becomes a neuralised head while a composite is attached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from zennit.canonizers import Canonizer
+
+from .heads import Head
+from .layer import CentroidDistance
+from .neuralize import neuralize
+
+__all__ = ["KMeansCanonizer"]
+
+
+class KMeansCanonizer(Canonizer):
+    """Replace distance layers by neuralised heads, wherever they are in the model, and put them back afterwards.
+
+    Distances tell how far away a cluster is; evidence tells why it is the nearest. Within the context of a composite
+    with this canonizer, the layer puts out evidence (N, K, ...), whose largest entry is where the distance is smallest.
+
+    Parameters
+    ----------
+    kinds : type or tuple of types
+        Classes of the layers to replace.
+    neuralizer : callable, optional
+        Makes a head of such a layer; :func:`zennit_neon.neuralize` if not given, which knows layers with
+        ``cluster_centers`` or ``centroids``.
+    beta : float, optional
+        Stiffness of the heads.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit.composites import EpsilonPlus
+    >>> from zennit_neon.composites import Neon
+    >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Sequential(CentroidDistance(torch.eye(2))))
+    >>> with Neon(EpsilonPlus(), canonizers=[KMeansCanonizer(beta=1.0)]).context(model):
+    ...     print(type(model[2][0]).__name__)
+    NeuralizedKMeans
+    >>> print(type(model[2][0]).__name__)
+    CentroidDistance
+    """
+
+    def __init__(
+        self,
+        kinds: type[nn.Module] | tuple[type[nn.Module], ...] = CentroidDistance,
+        neuralizer: Callable[[Any], Head] = neuralize,
+        beta: float | None = None,
+    ):
+        self.kinds, self.neuralizer, self.beta = kinds, neuralizer, beta
+        self._place: tuple[nn.Module, str, nn.Module] | None = None
+
+    def copy(self) -> KMeansCanonizer:
+        """A canonizer with the same parameters that is not applied yet."""
+        return type(self)(self.kinds, self.neuralizer, self.beta)
+
+    def apply(self, root_module: nn.Module) -> list[KMeansCanonizer]:
+        """Replace all layers of these kinds in a model.
+
+        Returns
+        -------
+        list of KMeansCanonizer
+            One for each place, to be removed.
+
+        Raises
+        ------
+        ValueError
+            If the model itself is such a layer: it has no parent in which it could be replaced.
+        """
+        if isinstance(root_module, self.kinds):
+            raise ValueError(
+                f"the model is nothing but a {type(root_module).__name__}, which can not be replaced in place: use "
+                "zennit_neon.neuralize(model)"
+            )
+        found: list[tuple[nn.Module, str, nn.Module]] = []
+        for parent in root_module.modules():
+            found += [(parent, name, child) for name, child in parent._modules.items() if isinstance(child, self.kinds)]
+        heads: dict[int, Head] = {}  # a layer that is used in two places stays one
+        applied: list[KMeansCanonizer] = []
+        try:
+            for parent, name, child in found:
+                if id(child) not in heads:
+                    heads[id(child)] = self._head(child)
+                instance = self.copy()
+                applied.append(instance)
+                instance.register(parent, name, heads[id(child)])
+        except BaseException:
+            for instance in applied:
+                instance.remove()
+            raise
+        return applied
+
+    def _head(self, layer: nn.Module) -> Head:
+        head = self.neuralizer(layer)
+        if self.beta is not None and not head.soft:
+            head.pooling_layer.beta = self.beta
+        reference = next(layer.parameters(), None)
+        return head if reference is None else head.to(reference.device)
+
+    def register(self, parent: nn.Module, name: str, head: Head) -> None:
+        """Put a head in the place of a child of ``parent``."""
+        original = parent._modules[name]
+        assert original is not None
+        self._place = (parent, name, original)
+        head.training = original.training
+        parent._modules[name] = head
+
+    def remove(self) -> None:
+        """Put the layer back."""
+        if self._place is not None:
+            parent, name, original = self._place
+            parent._modules[name] = original
+            self._place = None
