@@ -13,14 +13,15 @@ PACKAGE = Path(zennit_neon.__file__).parent
 
 #: From the bottom to the top; a module may import those that stand before it (docs/architecture.md).
 LAYERS = [
-    ["functional", "affine", "arrays", "tabular", "elbow"],
+    ["functional", "affine", "arrays", "tabular", "elbow", "guard", "picture"],
     ["layer"],
     ["types", "heads"],
-    ["rules", "neuralize"],
-    ["composites"],
-    ["routes"],
+    ["rules", "softmax"],
+    ["neuralize", "shared"],
+    ["composites", "canonizers"],
+    ["attribution", "routes"],
     ["explanation"],
-    ["plot"],
+    ["plot", "vision"],
     ["report"],
     ["cli"],
 ]

@@ -208,7 +208,7 @@ class _Logits(_Scores):
         self.register_buffer("clusters", clusters)
 
     def centred(self, x: Tensor) -> Tensor:
-        """Points in the precision of the layer, float64: logits of 1e4 leave float32 no digits for their differences."""
+        """Points in float64, as the layer is: logits of 1e4 leave float32 few digits for their differences."""
         return x.to(self.weight.dtype)
 
     def scores(self, centred: Tensor) -> Tensor:

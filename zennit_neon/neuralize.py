@@ -34,10 +34,10 @@ def neuralize(clustering: Any) -> Head:
           ``Normalizer``. Relevance then belongs to the features that go into the pipeline;
         - a trained ``faiss.Kmeans``;
         - centroids: an array, a tensor, or a list of them, shape (K, d);
-        - a ``torch.nn.Linear`` (or 1 x 1 convolution) that gives cluster logits, or a module with a ``cluster_head``, as
-          SCAN has it (:meth:`NeuralizedSoftmax.from_scan` chooses among several);
-        - a module with ``cluster_centers`` or ``centroids``, such as the Student-t assignment of DEC, which ranks
-          clusters by distance;
+        - a ``torch.nn.Linear`` (or 1 x 1 convolution) that gives cluster logits; of a SCAN model with its
+          ``cluster_head``, the head alone (:meth:`NeuralizedSoftmax.from_scan` chooses among several);
+        - a module with ``cluster_centers``, ``centroids`` or ``centers`` (K, d), such as the Student-t assignment of
+          DEC, which ranks clusters by distance;
         - a head, which is returned as it is;
         - anything that was registered with ``neuralize.register``.
 
@@ -122,9 +122,9 @@ def _(clustering: nn.Module) -> Head:
 @_to_head.register(nn.Module)
 def _(clustering: nn.Module) -> Head:
     """Deep clusterings, by the names that their public implementations use."""
-    layers = [module for module in clustering.modules() if _centers(module) is not None]
-    if len(layers) == 1:
-        return NeuralizedKMeans(_centers(layers[0]))
+    centers = _centers(clustering)
+    if centers is not None:
+        return NeuralizedKMeans(centers)
     if isinstance(clustering, nn.ModuleList) or hasattr(clustering, "cluster_head"):
         try:
             return NeuralizedSoftmax.from_scan(clustering)
@@ -132,9 +132,11 @@ def _(clustering: nn.Module) -> Head:
             if "head must be chosen" in str(error):
                 raise ValueError(f"{error}, with NeuralizedSoftmax.from_scan(..., head=...)") from None
             raise
+    inside = [name for name, module in clustering.named_modules() if _centers(module) is not None]
     raise TypeError(
-        f"clustering is a {type(clustering).__name__}, of which nothing is known: give its cluster layer (a torch Linear) "
-        "or its centroids (K, d), and put the layers before it into a trunk"
+        f"clustering is a {type(clustering).__name__}, of which nothing is known: give its cluster layer "
+        + (f"({inside[0]!r} has centroids)" if inside else "(a torch Linear), or its centroids (K, d)")
+        + ", and put the layers before it into a trunk"
     )
 
 

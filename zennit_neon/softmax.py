@@ -23,16 +23,19 @@ class NeuralizedSoftmax(Head):
 
     Relative (Prop. 6, paper 1): why this cluster rather than the others?
 
-    .. math:: f_c = \min_{k \neq c} h_k = \log \frac{p_c}{\max_{k \neq c} p_k}, \qquad h_k = (\mu_c - \mu_k) \cdot a + b_c - b_k
+    .. math::
+        f_c = \min_{k \neq c} h_k = \log \frac{p_c}{\max_{k \neq c} p_k}, \qquad
+        h_k = (\mu_c - \mu_k) \cdot a + b_c - b_k
 
     Absolute (Prop. 7): why is the probability above :math:`\theta`?
 
     .. math:: f_c = \mathrm{LME}^{-1}\{h_k\} = \log \frac{p_c}{1 - p_c} + \log \frac{1 - \theta}{\theta}
 
     Logits are computed in float64, so that evidence is exact where logits are large. The linear layer propagates by
-    LRP-0, or by the rule that the composite in ``Neon(composite)`` has for linear layers (or for the name of the head).
-    Relevance of the biases is not passed on, and the absolute form dissipates (:class:`zennit_neon.rules.SoftTakeMost`),
-    so relevance of the input sums to evidence only for the relative form without biases.
+    LRP-0, or by the rule that the composite in ``Neon(composite)`` has for linear layers (or for the name of the
+    head). Relevance of the biases is not passed on, and the absolute form dissipates
+    (:class:`zennit_neon.rules.SoftTakeMost`), so relevance of the input sums to evidence only for the relative form
+    without biases.
 
     Parameters
     ----------
@@ -168,7 +171,7 @@ def _checked_linear(linear: Any) -> tuple[Tensor, Tensor]:
     if not (isinstance(linear, nn.Linear) or pointwise) or not isinstance(weight, Tensor):
         raise TypeError(
             "linear must be a torch.nn.Linear (or a Conv2d with a 1 x 1 kernel) from features to cluster logits, got "
-            f"{linear if isinstance(linear, nn.Module) else type(linear).__name__}; layers before it belong to the trunk"
+            f"{linear if isinstance(linear, nn.Module) else type(linear).__name__}; what comes before is trunk"
         )
     weight = weight.detach().flatten(1).double().clone()
     bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().double().clone()

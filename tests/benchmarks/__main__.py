@@ -36,13 +36,15 @@ def main() -> None:
         torch.set_num_threads(threads)
     quiet()
     sections = []
-    for name in options.only or SECTIONS:
+    # the images take as long as all others together, need the weights of VGG-16, and have a page of their own
+    for name in options.only or [name for name in SECTIONS if name != "images"]:
         print(f"{time.strftime('%H:%M:%S')} {name} ...", file=sys.stderr, flush=True)
         torch.manual_seed(0)
         sections.append(SECTIONS[name](repeats, options.quick))
     command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
     note = " **A smoke run on small cases: no claim rests on these numbers.**" if options.quick else ""
-    text = page(sections, command, repeats, note)
+    title = "Benchmarks" if len(sections) > 1 else f"Benchmarks: {sections[0].title[0].lower()}{sections[0].title[1:]}"
+    text = page(sections, command, repeats, note, title)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text, encoding="utf-8")

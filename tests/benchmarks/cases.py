@@ -8,10 +8,10 @@ import torch
 
 from zennit_neon import explain
 
-from . import imports, memory
+from . import images, imports, memory
 from .report import Section, Target
 from .rivals import BACKWARD, GIVEN, IG_SUMMED, OURS, Case, contestants, digits, synthetic
-from .timing import Contestant, Rounds, interleave
+from .timing import Contestant, Rounds, interleave, spread
 
 UNITS = (
     "Time of each, with ours (beta found on the same data, Eq. 3) as 1: above 1 a rival is slower, below 1 it is "
@@ -139,6 +139,48 @@ def importing(repeats: int, quick: bool) -> Section:
     return Section("Import", text, targets=targets)
 
 
+def pictures(repeats: int, quick: bool) -> Section:
+    """All clusters of an image, against one pass of Zennit for each."""
+    size = 96 if quick else 448
+    repeats = min(repeats, 3)
+    rows, targets = [], []
+    for block in (3, 5):
+        case = images.Case(block, size)
+        rounds = interleave(case.contestants(), repeats)
+        taken = rounds.seconds
+        floor = spread(
+            [
+                ours / (2 * forward + images.CLUSTERS * (both - forward))
+                for ours, forward, both in zip(taken["ours"], taken["forward"], taken["forward+backward"], strict=True)
+            ]
+        )
+        faster = rounds.ratio("Zennit, pass by pass", "ours")
+        plain = rounds.ratio("ours", "forward+backward")
+        apart = images.difference(case)
+        row = [f"block {block}", str(faster), str(plain), str(floor), f"{apart:.1e}"]
+        targets += [
+            Target(f"Zennit / ours, block {block}", str(faster), faster.median, at_least=4),
+            Target(f"relative difference from Zennit's heatmaps, block {block}", f"{apart:.1e}", apart, at_most=1e-5),
+        ]
+        if memory.available():
+            ours, zennit = (images.peak(way, block, size) for way in ("ours", "zennit"))
+            row += [f"{ours:,.0f}", f"{zennit:,.0f}"]
+            targets.append(
+                Target(
+                    f"peak memory, ours / one pass of Zennit, block {block}", f"{ours / zennit:.2f}", ours / zennit, 1
+                )
+            )
+        rows.append(row)
+    text = (
+        f"`ClusterGradient` for {images.CLUSTERS} clusters of the features of VGG-16 on one photograph of "
+        f"{size} x {size} pixels, float32, with `NeonVGG`, {repeats} rounds. The floor is two plain forward and "
+        f"{images.CLUSTERS} plain backward passes of the trunk. Memory is the peak above model and picture, in a fresh "
+        "process each."
+    )
+    names = ["", "Zennit / ours", "ours / forward+backward", "ours / floor", "difference", "MB, ours", "MB, Zennit"]
+    return Section("All clusters of an image", text, names[: len(rows[0])], rows, targets)
+
+
 #: In the order of the page.
 SECTIONS: dict[str, Callable[[int, bool], Section]] = {
     "reference": reference,
@@ -151,4 +193,5 @@ SECTIONS: dict[str, Callable[[int, bool], Section]] = {
     "features": features,
     "memory": space,
     "import": importing,
+    "images": pictures,
 }

@@ -59,11 +59,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(header)} |", line, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def page(sections: Sequence[Section], command: str, repeats: int, note: str) -> str:
+def page(sections: Sequence[Section], command: str, repeats: int, note: str, title: str = "Benchmarks") -> str:
     """The whole page."""
     targets = [target.row() for section in sections for target in section.targets]
     lines = [
-        "# Benchmarks",
+        f"# {title}",
         "",
         f"Printed by `{command}`, median of {repeats} rounds (range in brackets).{note}",
         "",

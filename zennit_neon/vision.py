@@ -1,0 +1,453 @@
+"""Clusters of the features of images: networks with their weights, and k-means on what a layer makes of pictures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .attribution import ClusterGradient
+from .composites import Neon, NeonVGG
+from .guard import evaluating
+from .heads import NeuralizedKMeans
+from .layer import UnitNorm
+from .picture import heatmaps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Network",
+    "PictureExplanation",
+    "Until",
+    "cluster_features",
+    "explain_picture",
+    "layer_of_block",
+    "load_vgg16",
+]
+
+#: Points that k-means sees at most: 200 MB of features of VGG-16.
+MAX_POINTS = 100_000
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and how pictures in [0, 1] enter it.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+    mean, std : tuple of float
+        Of the three channels.
+    """
+
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def prepare(self, picture: Tensor) -> Tensor:
+        """Normalise pictures (..., 3, H, W) in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If they have another number of channels.
+        """
+        if picture.ndim < 3 or picture.shape[-3] != len(self.mean):
+            raise ValueError(f"picture must have shape (..., {len(self.mean)}, H, W), got {tuple(picture.shape)}")
+        mean, std = (picture.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (picture - mean) / std
+
+    @property
+    def low(self) -> Tensor:
+        """Black as it enters the network, (1, 3, 1, 1)."""
+        return self.prepare(torch.zeros(1, len(self.mean), 1, 1))
+
+    @property
+    def high(self) -> Tensor:
+        """White as it enters the network, (1, 3, 1, 1)."""
+        return self.prepare(torch.ones(1, len(self.mean), 1, 1))
+
+
+def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None = None) -> Network:
+    """VGG-16 with weights from torchvision or from a file, in evaluation mode.
+
+    Parameters
+    ----------
+    weights : str, path or torchvision.models.VGG16_Weights
+        ``"IMAGENET1K_FEATURES"`` (the convolutions of the original, which both papers use), ``"IMAGENET1K_V1"``
+        (torchvision's own), or a file with a state dict: of all of VGG-16, or of its convolutions alone.
+    normalization : {"IMAGENET1K_FEATURES", "IMAGENET1K_V1"}, optional
+        How a file wants its pictures. If not given, it is told by the file's name, or by a classifier of NaN, which
+        torchvision's file of the original has; else it is that of ``IMAGENET1K_V1``.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    ValueError
+        If weights are neither in torch's cache nor downloadable, or a file is not a state dict of VGG-16.
+    """
+    from torchvision.models import VGG16_Weights, vgg16
+
+    known = {entry.name: entry for entry in VGG16_Weights}
+    name = getattr(weights, "name", weights)
+    if isinstance(name, str) and name.rpartition(".")[2] in known:
+        entry = known[name.rpartition(".")[2]]
+        state, style = _cached(entry), normalization or entry.name
+    else:
+        path = Path(weights)
+        state = _read_state(path, sorted(known))
+        names = {Path(entry.url).name: entry.name for entry in VGG16_Weights}
+        original = any(key.startswith("classifier") and bool(torch.isnan(value).any()) for key, value in state.items())
+        style = normalization or names.get(path.name) or ("IMAGENET1K_FEATURES" if original else "IMAGENET1K_V1")
+    if style not in known:
+        raise ValueError(f"normalization must be one of {sorted(known)}, got {normalization!r}")
+    model = vgg16(weights=None, init_weights=False)
+    if not any(key.startswith("features.") for key in state):
+        state = {f"features.{key}": value for key, value in state.items()}
+    expected = {key: value.shape for key, value in model.state_dict().items() if key.startswith("features.")}
+    wrong = [key for key, shape in expected.items() if getattr(state.get(key), "shape", None) != shape]
+    if wrong:
+        raise ValueError(f"weights must be a state dict of VGG-16, but {wrong[0]!r} is missing or has another shape")
+    model.load_state_dict(state, strict=False)
+    transforms = known[style].transforms()
+    return Network(model.eval(), tuple(transforms.mean), tuple(transforms.std))
+
+
+def _cached(entry: Any) -> dict[str, Tensor]:
+    """Weights through torchvision's loader, or ``ValueError`` that says what to do without a network."""
+    try:
+        state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+        raise ValueError(
+            f"the weights {entry} are not in {place} and can not be downloaded ({error}): get {entry.url} and put it "
+            "there (or set TORCH_HOME), or give a file as weights"
+        ) from error
+    return state
+
+
+def _read_state(path: Path, known: list[str]) -> dict[str, Tensor]:
+    """A state dict from a file."""
+    if not path.is_file():
+        raise ValueError(f"weights must be one of {known} or an existing file, got {os.fspath(path)!r}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"weights can not be read from {path}: {str(error).splitlines()[0]}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"weights must be a state dict of VGG-16, but {path} holds something else")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def layer_of_block(model: nn.Module, block: int) -> str:
+    """Name of the max pooling that ends a block of a VGG-like network: ``features.16`` for block 3 of VGG-16.
+
+    Raises
+    ------
+    ValueError
+        If there is no such block.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.MaxPool2d)]
+    if not 1 <= block <= len(names):
+        raise ValueError(f"block must be from 1 to {len(names)}, as blocks end with max pooling, got {block}")
+    return names[block - 1]
+
+
+class Until(nn.Module):
+    """A model up to one of its layers: puts out what that layer does, and computes nothing that comes after it.
+
+    Works for any model that calls the layer once, and leaves it as it is.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    layer : str
+        Dotted name of the layer, as ``named_modules`` gives it.
+    """
+
+    def __init__(self, model: nn.Module, layer: str):
+        super().__init__()
+        self.model, self.layer = model, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output of the layer."""
+
+        def stop(module: nn.Module, inputs: Any, output: Any) -> None:
+            raise _Reached(output)
+
+        handle = self.model.get_submodule(self.layer).register_forward_hook(stop)
+        try:
+            self.model(x)
+        except _Reached as reached:
+            output = reached.output
+        else:
+            raise ValueError(f"layer {self.layer!r} was not used in the forward pass of {type(self.model).__name__}")
+        finally:
+            handle.remove()
+        if not isinstance(output, Tensor):
+            raise TypeError(f"layer {self.layer!r} must put out a Tensor, got {type(output).__name__}")
+        return output
+
+
+class _Reached(Exception):  # noqa: N818 - no error
+    def __init__(self, output: Any):
+        super().__init__()
+        self.output = output
+
+
+def _trunk(model: nn.Module, layer: str) -> nn.Module:
+    """The part of a model up to a layer; of a chain of layers, that part and nothing else."""
+    if not layer or layer not in dict(model.named_modules()):
+        names = [name for name, module in model.named_modules() if name and not list(module.children())]
+        raise ValueError(f"layer must be the name of a layer of the model, such as {names[-1:]}, got {layer!r}")
+    first, _, rest = layer.partition(".")
+    chain = getattr(model, "features", None)
+    if isinstance(model, nn.Sequential):
+        chain, rest = model, layer
+    elif first != "features" or not type(model).__module__.startswith("torchvision.models."):
+        return Until(model, layer)
+    if isinstance(chain, nn.Sequential) and rest in chain._modules:
+        return chain[: list(chain._modules).index(rest) + 1]
+    return Until(model, layer)
+
+
+def cluster_features(
+    model: nn.Module,
+    layer: str | int,
+    images: Tensor | Iterable[Tensor],
+    n_clusters: int = 8,
+    *,
+    random_state: Any = 0,
+    normalize: bool = True,
+    beta: float | None = None,
+    max_points: int = MAX_POINTS,
+    n_init: int = 10,
+    progress: bool = False,
+) -> nn.Sequential:
+    """Cluster what a layer makes of images, and neuralise the clusters (paper 1, Section VI-B).
+
+    Every location of every image is a point, scaled to unit norm; k-means is scikit-learn's.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any network; it is used in evaluation mode and left as it was.
+    layer : str or int
+        Name of a layer, such as ``"features.16"``, or number of a block of a VGG-like network.
+    images : Tensor (N, ...), or an iterable of such batches or of single images (3, H, W)
+        As they enter the model. Sizes of different batches may differ.
+    n_clusters : int
+    random_state : int, numpy.random.RandomState or None
+        Seed of the sample and of k-means.
+    normalize : bool
+        Scale points to unit norm first, as both papers do.
+    beta : float, optional
+        Stiffness of the head; by Eq. 3 over the points that were clustered if not given.
+    max_points : int
+        With more points than that, k-means sees a uniform random sample of so many. Memory holds the sample and the
+        features of one image.
+    n_init : int
+        Starts of k-means.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        ``trunk``, ``norm`` and ``head``: from images to the evidence (N, K, H', W') of each cluster at each location.
+        The trunk consists of the model's own modules.
+
+    Raises
+    ------
+    ValueError
+        No such layer, no images, NaN, fewer different points than clusters.
+    """
+    if isinstance(layer, int):
+        layer = layer_of_block(model, layer)
+    if n_clusters < 2:
+        raise ValueError(f"n_clusters must be at least 2, got {n_clusters}")
+    if max_points < n_clusters:
+        raise ValueError(f"max_points must be at least n_clusters, {n_clusters}, got {max_points}")
+    from sklearn.utils import check_random_state
+
+    random = check_random_state(random_state)
+    trunk = _trunk(model, layer)
+    norm: nn.Module = UnitNorm() if normalize else nn.Identity()
+    points = _sample(nn.Sequential(trunk, norm), images, max_points, random, progress)
+    head = NeuralizedKMeans(_kmeans(points, n_clusters, n_init, random), beta=beta)
+    if beta is None:
+        head.calibrate(points)
+    parameter = next(model.parameters(), None)
+    if parameter is not None:
+        head = head.to(parameter.device)
+    return nn.Sequential(OrderedDict(trunk=trunk, norm=norm, head=head)).train(model.training)
+
+
+def _kmeans(points: Tensor, n_clusters: int, n_init: int, random: Any) -> np.ndarray[Any, Any]:
+    """Centroids by scikit-learn's k-means."""
+    import warnings
+
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    if len(points) < n_clusters:
+        raise ValueError(f"n_clusters must be at most the number of locations, {len(points)}, got {n_clusters}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            kmeans = KMeans(n_clusters, n_init=n_init, random_state=random).fit(points.numpy())
+        except ConvergenceWarning:
+            raise ValueError(
+                f"k-means finds fewer than {n_clusters} different clusters of features; use a smaller n_clusters"
+            ) from None
+    centers: np.ndarray[Any, Any] = kmeans.cluster_centers_
+    return centers
+
+
+def _sample(features: nn.Module, images: Tensor | Iterable[Tensor], most: int, random: Any, progress: bool) -> Tensor:
+    """A uniform sample of the points (M, d) of all images, in one pass: those with the smallest of random keys."""
+    from tqdm.auto import tqdm
+
+    kept, keys = torch.empty(0), np.empty(0)
+    state = [*features.parameters(), *features.buffers()]
+    like = next((value for value in state if value.dtype.is_floating_point), None)
+    batches = _one_by_one(images)
+    with evaluating(features), torch.no_grad():
+        for image in tqdm(batches, desc="features", unit="images", disable=not progress):
+            found = features(image if like is None else image.to(like))
+            if found.ndim < 2:
+                raise ValueError(f"the layer must put out features (N, C, ...), got {tuple(found.shape)}")
+            rows = found.movedim(1, -1).flatten(0, -2).float().cpu()
+            if not bool(torch.isfinite(rows).all()):
+                raise ValueError("images must be finite, and so must their features, but some are NaN or infinite")
+            fresh = random.random_sample(len(rows))
+            if not len(kept):
+                kept = rows[:0]
+            kept, keys = torch.cat([kept, rows]), np.concatenate([keys, fresh])
+            if len(kept) > most:
+                chosen = np.sort(np.argpartition(keys, most)[:most])
+                kept, keys = kept[torch.from_numpy(chosen)], keys[chosen]
+    if not len(kept):
+        raise ValueError("images must hold at least one image")
+    return kept
+
+
+def _one_by_one(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Images (1, ...), so that features of one image at a time are in memory."""
+    if isinstance(images, Tensor) and images.ndim == 3:
+        images = images[None]
+    for batch in images if not isinstance(images, Tensor) else [images]:
+        part = batch[0] if isinstance(batch, (tuple, list)) else batch  # loaders of torchvision add labels
+        if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
+            kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
+            raise TypeError(f"images must be floating point tensors, got {kind}")
+        yield from (part[None] if part.ndim == 3 else part).split(1)
+
+
+@dataclass(frozen=True)
+class PictureExplanation:
+    """Heatmaps of the clusters of one picture, as :func:`explain_picture` returns it.
+
+    Attributes
+    ----------
+    picture : Tensor, shape (3, H, W)
+        In [0, 1].
+    evidence : Tensor, shape (K, H', W')
+        Of each cluster at each location of the layer.
+    relevance : Tensor, shape (K, 3, H, W)
+        Of the pixels, for the positive part of the evidence.
+    model : torch.nn.Sequential
+        As :func:`cluster_features` returns it.
+    layer : str
+    """
+
+    picture: Tensor
+    evidence: Tensor
+    relevance: Tensor
+    model: nn.Sequential
+    layer: str
+
+    @property
+    def heatmaps(self) -> Tensor:
+        """Relevance of each pixel, summed over colours, (K, H, W)."""
+        return self.relevance.sum(1)
+
+    @property
+    def positive(self) -> Tensor:
+        """Positive evidence of each cluster, summed over locations, (K,)."""
+        return self.evidence.clamp(min=0).flatten(1).sum(1)
+
+    @property
+    def kept(self) -> Tensor:
+        """Share of its positive evidence that arrives at the pixels, for each cluster, (K,)."""
+        return self.heatmaps.flatten(1).sum(1) / self.positive
+
+    @property
+    def sizes(self) -> Tensor:
+        """Share of the locations that are assigned to each cluster, (K,)."""
+        assigned = self.evidence.argmax(0).flatten()
+        return torch.bincount(assigned, minlength=len(self.evidence)) / len(assigned)
+
+    def plot(self, **options: Any) -> tuple[Figure, Any]:
+        """The picture and its heatmaps in a grid; options of :func:`zennit_neon.picture.heatmaps`."""
+        options.setdefault("titles", [f"cluster {k}, {float(size):.0%}" for k, size in enumerate(self.sizes)])
+        return heatmaps(self.picture, self.heatmaps, **options)
+
+
+def explain_picture(
+    picture: Tensor,
+    network: Network,
+    layer: str | int = 3,
+    n_clusters: int = 8,
+    *,
+    composite: Neon | None = None,
+    random_state: Any = 0,
+    beta: float | None = None,
+    progress: bool = False,
+) -> PictureExplanation:
+    """Cluster one picture's features and explain all clusters in pixels (Fig. 7, paper 1).
+
+    Parameters
+    ----------
+    picture : Tensor, shape (3, H, W)
+        In [0, 1], as :func:`zennit_neon.picture.read_image` gives it; 448 x 448 in the papers.
+    network : Network
+        As :func:`load_vgg16` gives it.
+    layer : str or int
+        Name of a layer, or number of a block.
+    n_clusters : int
+    composite : Neon, optional
+        Rules; :class:`NeonVGG` with the bounds of the network if not given.
+    random_state, beta, progress
+        As in :func:`cluster_features`.
+
+    Returns
+    -------
+    PictureExplanation
+    """
+    if picture.ndim != 3:
+        raise ValueError(f"picture must have shape (3, H, W), got {tuple(picture.shape)}")
+    if not math.isfinite(float(picture.sum())) or float(picture.min()) < 0 or float(picture.max()) > 1:
+        raise ValueError("picture must have values from 0 to 1")
+    layer = layer_of_block(network.model, layer) if isinstance(layer, int) else layer
+    images = network.prepare(picture[None])
+    model = cluster_features(
+        network.model, layer, images, n_clusters, random_state=random_state, beta=beta, progress=progress
+    )
+    composite = NeonVGG(network.low, network.high) if composite is None else composite
+    with ClusterGradient(model, composite, progress=progress) as attributor:
+        evidence, relevance = attributor(images)
+    return PictureExplanation(picture, evidence[0], relevance[0], model, layer)
