@@ -69,3 +69,87 @@ def shapley(value, n_players):
                 gain = value(frozenset(coalition) | {player}) - value(frozenset(coalition))
                 result[player] += weight * gain
     return result
+
+
+def log_sum_exp(values):
+    """Logarithm of a sum of exponentials."""
+    largest = max(values)
+    return largest + math.log(sum(math.exp(value - largest) for value in values))
+
+
+def log_probabilities(logits):
+    """Logarithm of the softmax of one row of logits."""
+    logits = [float(value) for value in logits]
+    total = log_sum_exp(logits)
+    return np.array([value - total for value in logits])
+
+
+def log_ratio(logits, c):
+    """Prop. 6 of paper 1: log(p_c / max_{k != c} p_k)."""
+    log_p = log_probabilities(logits)
+    return log_p[c] - max(np.delete(log_p, c))
+
+
+def log_odds(logits, c, theta=0.5):
+    """Prop. 7 of paper 1: log(p_c / (1 - p_c)) + log((1 - theta) / theta)."""
+    log_p = log_probabilities(logits)
+    return log_p[c] - log_sum_exp(np.delete(log_p, c)) + math.log((1 - theta) / theta)
+
+
+def logit_layers(a, weight, bias, c, theta=None):
+    """Layer L + 1 of Props. 6 and 7 of paper 1: weights, biases and activations, keyed by competitor."""
+    layers = {}
+    for k in range(len(weight)):
+        if k != c:
+            w = weight[c] - weight[k]
+            b = bias[c] - bias[k]
+            if theta is not None:
+                b += -math.log(len(weight) - 1) + math.log((1 - theta) / theta)
+            layers[k] = (w, b, w @ a + b)
+    return layers
+
+
+def soft_min_take_most(h):
+    """LME^-1 of Prop. 7 of paper 1, shares p_k, and p_k f reassigned to p_k f (h_k / f); keyed by competitor."""
+    f = math.log(len(h)) - log_sum_exp([-value for value in h.values()])
+    log_p = log_probabilities([-value for value in h.values()])
+    p = {k: math.exp(value) for k, value in zip(h, log_p, strict=True)}
+    return f, p, {k: p[k] * f * (h[k] / f) for k in h}
+
+
+def logit_shares(a, weight, bias, c, beta=None, theta=None):
+    """Evidence of one point, and relevance of its competitors before the linear layer, keyed by competitor."""
+    h = {k: value for k, (_, _, value) in logit_layers(a, weight, bias, c, theta).items()}
+    if theta is None:
+        f = min(h.values())
+        return f, min_take_most(h, f, beta)
+    f, _, shares = soft_min_take_most(h)
+    return f, shares
+
+
+def logit_relevance(a, weight, bias, c, beta=None, theta=None):
+    """Props. 6 (``beta``) and 7 (``theta``) for one point, by LRP-0: evidence, competitors (K,), features (d,)."""
+    f, shares = logit_shares(a, weight, bias, c, beta, theta)
+    relevance = np.zeros(len(a))
+    for k, (w, b, _) in logit_layers(a, weight, bias, c, theta).items():
+        z = w * a
+        relevance += z / (z.sum() + b) * shares[k]
+    return f, np.array([shares.get(k, 0.0) for k in range(len(weight))]), relevance
+
+
+def soft_kmeans_relevance(x, centroids, c, beta):
+    """Prop. 1 of paper 2 with the rules of paper 1 (Prop. 7, and Eq. 4 at midpoints): as :func:`logit_relevance`."""
+    constant = -math.log(len(centroids) - 1)  # so that the sum of Prop. 1 is a mean
+    layers = {k: (beta * w, beta * h) for k, (w, _, h) in kmeans_layers(x, centroids, c).items()}
+    f, _, shares = soft_min_take_most({k: h + constant for k, (_, h) in layers.items()})
+    relevance = np.zeros(len(x))
+    for k, (w, h) in layers.items():
+        z = (x - (centroids[c] + centroids[k]) / 2) * w
+        relevance += z / (h + constant) * shares[k]
+    return f, np.array([shares.get(k, 0.0) for k in range(len(centroids))]), relevance
+
+
+def student_t(z, centroids, alpha):
+    """Soft assignment of DEC: Student's t of the distance of one point, normalised over clusters."""
+    q = np.array([(1 + np.sum((z - mu) ** 2) / alpha) ** (-(alpha + 1) / 2) for mu in centroids])
+    return q / q.sum()

@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from sklearn.cluster import KMeans
+from zennit.attribution import Gradient
 
 from tests import reference
 from tests.conftest import UCI, load
 from tests.strategies import clusterings
-from zennit_neon import Affine, NeuralizedKMeans, RowNorm
+from zennit_neon import Affine, NeuralizedKMeans, NeuralizedSoftmax, RowNorm, explain
+from zennit_neon.composites import Neon
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -114,6 +116,29 @@ def test_clusters_of_interest_are_selected_and_all_compete(centroids, explicit):
     x = torch.randn(6, 3, dtype=torch.float64)
     chosen = NeuralizedKMeans(centroids, clusters=[3, 0], explicit=explicit)(x)
     assert torch.allclose(chosen, NeuralizedKMeans(centroids)(x)[:, [3, 0]])
+
+
+@pytest.mark.parametrize("clusters", [[1, 2, 0], [2, 1, 0], [2, 0]])
+@pytest.mark.parametrize("kind", ["hard", "soft", "relative", "absolute"])
+def test_outputs_are_in_the_order_of_the_clusters_of_interest(rng, explicit, clusters, kind):
+    weight, x = rng.normal(size=(3, 2)), torch.tensor(rng.normal(size=(4, 2)))
+    linear = torch.nn.Linear(2, 3, dtype=torch.float64)
+
+    def make(**keywords):
+        if kind in ("hard", "soft"):
+            return NeuralizedKMeans(weight, beta=1.0, soft=kind == "soft", explicit=explicit, **keywords)
+        form = {"beta": 1.0} if kind == "relative" else {"threshold": 0.3}
+        return NeuralizedSoftmax(linear, explicit=explicit, **form, **keywords)
+
+    everything, chosen = make(), make(clusters=clusters)
+    assert chosen.clusters.tolist() == clusters
+    assert torch.allclose(chosen(x), everything(x)[:, clusters])
+    seed = torch.tensor(rng.normal(size=(4, len(clusters))))
+    with Gradient(chosen, Neon()) as attributor:
+        _, relevance = attributor(x, seed)
+    with Gradient(everything, Neon()) as attributor:
+        _, expected = attributor(x, torch.zeros(4, 3, dtype=torch.float64).index_copy(1, chosen.clusters, seed))
+    assert torch.allclose(relevance, expected)
 
 
 def test_an_empty_batch_gives_an_empty_result(centroids, explicit):
@@ -294,3 +319,101 @@ def test_captum_takes_a_head_as_its_forward_function(rng, explicit, steps):
 
 def test_print_tells_the_sizes(centroids):
     assert "n_clusters=5, n_features=3, beta=None" in repr(NeuralizedKMeans(centroids))
+
+
+@pytest.mark.parametrize("n_clusters", [2, 5])
+@pytest.mark.parametrize("beta", [0.1, 2.0])
+def test_soft_evidence_is_the_logit_of_soft_k_means(explicit, rng, n_clusters, beta):
+    centroids = rng.normal(size=(n_clusters, 3))
+    x = rng.normal(size=(20, 3)) * np.repeat([1.0, 10.0], 10)[:, None]
+    head = NeuralizedKMeans(centroids, beta=beta, explicit=explicit, soft=True)
+    expected = [
+        [reference.log_odds(-beta * reference.outlierness(point, centroids), c) for c in range(n_clusters)]
+        for point in x
+    ]
+    evidence = head(torch.tensor(x))
+    np.testing.assert_allclose(evidence, expected, rtol=1e-10, atol=1e-10)
+    assert torch.equal(evidence.argmax(1), NeuralizedKMeans(centroids)(torch.tensor(x)).argmax(1))
+    maps = head(torch.tensor(x).view(5, 4, 3).movedim(-1, 1))
+    assert torch.allclose(maps.movedim(1, -1).reshape(-1, n_clusters), evidence)
+    some = NeuralizedKMeans(centroids, beta=beta, explicit=explicit, soft=True, clusters=[1, 0])
+    assert torch.allclose(some(torch.tensor(x)), evidence[:, [1, 0]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_soft_evidence_is_finite_far_away(centroids, explicit, dtype):
+    """Probabilities of 0 and 1 there; evidence is still the difference of squared distances."""
+    x = torch.tensor([[1e4, 1e4, 1e4], [-1e4, 0.0, 0.0]], dtype=dtype)
+    evidence = NeuralizedKMeans(centroids, beta=5.0, explicit=explicit, soft=True)(x)
+    hard = NeuralizedKMeans(centroids)(x.double())
+    assert torch.isfinite(evidence).all()
+    assert torch.allclose(evidence.double(), 5 * hard, rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_soft_answers_come_in_the_dtype_of_the_input(centroids, explicit, dtype):
+    head, x = NeuralizedKMeans(centroids, beta=1.0, explicit=explicit, soft=True), torch.randn(20, 3).to(dtype)
+    evidence, exact = head(x), head(x.double())
+    assert evidence.dtype == dtype
+    tolerance = 4 * torch.finfo(dtype).eps
+    assert torch.allclose(evidence.double(), exact, rtol=tolerance, atol=tolerance * float(exact.abs().max()))
+
+
+def test_soft_steps_are_part_of_the_head(rng, explicit):
+    centroids, x = rng.normal(size=(4, 2)), torch.tensor(rng.normal(size=(6, 3)))
+    steps = [Affine(rng.normal(size=3), rng.normal(size=3)), RowNorm(), Affine(rng.normal(size=(2, 3)))]
+    y = steps[0](x)
+    keywords = {"beta": 0.7, "soft": True, "explicit": explicit}
+    direct = NeuralizedKMeans(centroids, **keywords)(steps[2](y / y.norm(dim=1, keepdim=True)))
+    behind = NeuralizedKMeans(centroids, **keywords).after(steps)
+    assert behind.soft
+    assert behind.beta == 0.7
+    assert torch.allclose(behind(x), direct)
+    assert torch.allclose(NeuralizedKMeans(centroids, steps=steps, **keywords)(x), direct)
+
+
+@pytest.mark.parametrize("beta", [None, 0.0, float("inf")])
+def test_soft_k_means_needs_a_stiffness(centroids, beta):
+    with pytest.raises(ValueError, match="beta must be the stiffness of the soft clustering, above 0 and finite"):
+        NeuralizedKMeans(centroids, beta=beta, soft=True)
+
+
+def test_the_stiffness_of_soft_k_means_is_part_of_the_clustering(centroids, explicit):
+    head, x = NeuralizedKMeans(centroids, beta=0.5, explicit=explicit, soft=True), torch.randn(4, 3)
+    assert head.soft
+    assert head.beta == 0.5
+    assert not NeuralizedKMeans(centroids, beta=0.5, explicit=explicit).soft
+    with pytest.raises(ValueError, match="no stiffness beta to calibrate"):
+        head.calibrate(x)
+    with pytest.raises(ValueError, match="beta is part of a soft clustering"):
+        explain(head, x, beta=1.0)
+    assert explain(head, x).beta == 0.5
+    assert "n_clusters=5, n_features=3, beta=0.5, soft=True" in repr(head)
+    assert "soft" not in repr(NeuralizedKMeans(centroids))
+    assert list(head.parameters()) == []
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "state_dict", "half"])
+@pytest.mark.parametrize("beta", [0.7, 3.0], ids=["same beta", "other beta"])
+def test_a_soft_head_survives_copies(centroids, explicit, how, beta):
+    """Stiffness travels with the state, as it does for hard k-means."""
+    head, x = NeuralizedKMeans(centroids, beta=0.7, explicit=explicit, soft=True), torch.randn(4, 3).double()
+    if how == "deepcopy":
+        other = copy.deepcopy(head)
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(head))
+    elif how == "half":
+        assert copy.deepcopy(head).half().beta == 0.7
+        return
+    else:
+        other = NeuralizedKMeans(centroids + 1 + np.arange(5)[:, None], beta=beta, explicit=explicit, soft=True)
+        other.load_state_dict(head.state_dict())
+    assert other.soft
+    assert other.beta == 0.7
+    assert torch.equal(other(x), head(x))
+
+
+@pytest.mark.parametrize("n_clusters", [2, 4])
+def test_soft_evidence_has_the_gradient_of_the_true_function(rng, explicit, n_clusters):
+    head = NeuralizedKMeans(rng.normal(size=(n_clusters, 3)), beta=0.5, explicit=explicit, soft=True)
+    assert torch.autograd.gradcheck(head, torch.randn(3, 3, dtype=torch.float64, requires_grad=True))

@@ -2,10 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from zennit_neon.layer import CentroidContrast, CentroidEvidence, MinPool, UnitNorm
+from tests import reference
+from zennit_neon.layer import (
+    CentroidContrast,
+    CentroidDistance,
+    CentroidEvidence,
+    LogitContrast,
+    LogitEvidence,
+    MinPool,
+    SoftMinPool,
+    UnitNorm,
+)
 
 
 @pytest.fixture
@@ -15,7 +26,11 @@ def parts():
 
 
 def test_layers_are_leaves_without_parameters(parts):
-    for layer in (CentroidContrast(*parts), CentroidEvidence(*parts), MinPool(torch.arange(4)), UnitNorm()):
+    logits = (parts[1], torch.zeros(4, dtype=torch.float64))
+    for layer in (
+        *(CentroidContrast(*parts), CentroidEvidence(*parts), MinPool(torch.arange(4)), UnitNorm()),
+        *(LogitContrast(*logits), LogitEvidence(*logits, shift=1.0), SoftMinPool(torch.arange(4))),
+    ):
         assert list(layer.children()) == []
         assert list(layer.parameters()) == []
 
@@ -65,3 +80,76 @@ def test_unit_norm_of_an_image_under_a_linear_map():
 def test_print_tells_the_sizes(parts):
     assert "n_clusters=4, n_features=3, outputs=4" in repr(CentroidEvidence(*parts))
     assert "order=2" in repr(UnitNorm())
+    for layer in (LogitContrast, LogitEvidence):
+        assert "n_clusters=4, n_features=3, outputs=2" in repr(layer(parts[1], parts[1][:, 0], torch.tensor([1, 2])))
+    assert "n_clusters=4, n_features=3, power=2" in repr(CentroidDistance(parts[1]))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 2), (5, 3, 2, 2)])
+@pytest.mark.parametrize("clusters", [[0, 1, 2, 3], [2, 0]])
+def test_the_two_layers_on_logits_make_the_one(parts, shape, clusters):
+    weight, bias, index = parts[1], torch.randn(4, dtype=torch.float64), torch.tensor(clusters)
+    x = torch.randn(shape, dtype=torch.float64)
+    points = x.movedim(1, -1).reshape(-1, 3).numpy()
+    for shift, pool in ((None, MinPool(index)), (-0.7, SoftMinPool(index))):
+        contrast = LogitContrast(weight, bias, index, shift)
+        pairs = contrast(x)
+        assert pairs.shape == (5, len(clusters), 3, *shape[2:])
+        assert torch.allclose(pool(pairs), LogitEvidence(weight, bias, index, shift)(x), rtol=0, atol=1e-10)
+        rows = pairs.movedim((1, 2), (-2, -1)).reshape(-1, len(clusters), 3)
+        for n, point in enumerate(points):
+            for j, c in enumerate(clusters):
+                h = [value for _, _, value in reference.logit_layers(point, weight.numpy(), bias.numpy(), c).values()]
+                np.testing.assert_allclose(rows[n, j], np.array(h) + (shift or 0), rtol=0, atol=1e-10)
+
+
+def test_soft_min_pool_is_the_inverse_log_mean_exp():
+    h = torch.tensor([[[1.0, 2.0, 4.0]], [[-3.0, 0.5, -1.0]], [[1e4, 1e4, 1e4]], [[-1e4, 0.0, 1e4]]]).double()
+    expected = [[reference.soft_min_take_most(dict(enumerate(row)))[0]] for row in h[:, 0].tolist()]
+    np.testing.assert_allclose(SoftMinPool(torch.tensor([1]))(h), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+def test_layers_of_soft_clusterings_pool_by_the_logit(parts, sharpness):
+    x, clusters = torch.randn(5, 3, dtype=torch.float64), torch.tensor([2, 0])
+    centroids = (parts[0] + parts[1]).numpy()
+    logits = [-sharpness * reference.outlierness(point, centroids) for point in x.numpy()]
+    expected = [[reference.log_odds(row, c) for c in (2, 0)] for row in logits]
+    contrast = CentroidContrast(*parts, clusters=clusters, soft=True, beta=sharpness)
+    pool = SoftMinPool(clusters)
+    np.testing.assert_allclose(pool(contrast(x)), expected, rtol=0, atol=1e-10)
+    evidence = CentroidEvidence(*parts, clusters=clusters, soft=True, beta=sharpness)
+    np.testing.assert_allclose(evidence(x), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 2, 4)])
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("level", [0.0, 1e4])
+def test_centroid_distance_is_the_distance(shape, power, level):
+    x, centroids = torch.randn(shape, dtype=torch.float64) + level, torch.randn(4, 3, dtype=torch.float64) + level
+    layer = CentroidDistance(centroids, power)
+    assert isinstance(layer.centroids, torch.nn.Parameter)
+    assert torch.equal(layer.centroids, centroids)
+    assert layer.centroids.data_ptr() != centroids.data_ptr()
+    distance = layer(x)
+    assert distance.shape == (5, 4, *shape[2:])
+    difference = x.numpy()[:, None] - centroids.numpy().reshape(1, 4, 3, *[1] * (len(shape) - 2))
+    np.testing.assert_allclose(distance.detach(), np.sqrt((difference**2).sum(2)) ** power, rtol=1e-10, atol=1e-10)
+    distance.sum().backward()
+    assert torch.isfinite(layer.centroids.grad).all()
+
+
+@pytest.mark.parametrize("centroids", [torch.zeros(3), [[0.0], [1.0]], torch.zeros(2, 2, 2)])
+def test_centroid_distance_refuses_other_shapes(centroids):
+    with pytest.raises(ValueError, match=r"centroids must be a Tensor of shape \(K, d\), got"):
+        CentroidDistance(centroids)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_point_on_a_centroid_has_a_distance_of_zero_with_a_finite_gradient(power):
+    layer = CentroidDistance(torch.eye(2), power)
+    x = torch.eye(2).requires_grad_()
+    distance = layer(x)
+    assert distance.diagonal().tolist() == [0, 0]
+    distance.sum().backward()
+    assert torch.isfinite(x.grad).all()

@@ -23,10 +23,12 @@ from sklearn.preprocessing import (
     RobustScaler,
     StandardScaler,
 )
+from torch import nn
 
 from tests import reference
 from tests.conftest import load
-from zennit_neon import Affine, NeuralizedKMeans, affine_step, explain, neuralize
+from zennit_neon import Affine, NeuralizedKMeans, NeuralizedSoftmax, affine_step, explain, neuralize
+from zennit_neon.layer import CentroidDistance
 
 X, Y = load_wine(return_X_y=True)
 
@@ -229,7 +231,7 @@ def test_affinity_propagation_that_did_not_converge():
         neuralize(estimator)
 
 
-@pytest.mark.parametrize("thing", [None, "kmeans", 3, object(), torch.nn.Linear(2, 2)])
+@pytest.mark.parametrize("thing", [None, "kmeans", 3, object(), torch.nn.Linear])
 def test_unknown_things_are_refused(thing):
     with pytest.raises(TypeError, match="clustering must be a fitted clustering"):
         neuralize(thing)
@@ -267,3 +269,108 @@ def test_a_third_party_can_register_its_own():
     assert (neuralize(pipeline)(torch.tensor(X)).argmax(1).numpy() == pipeline.predict(X)).all()
     behind = Pipeline([("twice", Twice()), ("prototypes", Prototypes(X[:3]))])
     assert neuralize(behind).n_features == 13
+
+
+class Student(nn.Module):
+    """The assignment of DEC: Student's t of distances to centroids, one row a point."""
+
+    def __init__(self, centroids, alpha=1.0):
+        super().__init__()
+        self.alpha = alpha
+        self.cluster_centers = nn.Parameter(torch.tensor(centroids))
+
+    def forward(self, z):
+        distance = (z[:, None] - self.cluster_centers).square().sum(2)
+        q = (1 + distance / self.alpha) ** (-(self.alpha + 1) / 2)
+        return q / q.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_the_assignment_of_dec_is_that_of_the_nearest_centroid(rng, alpha):
+    centroids, z = rng.normal(size=(6, 4)), rng.normal(size=(300, 4))
+    module = Student(centroids, alpha)
+    np.testing.assert_allclose(module(torch.tensor(z))[0].detach(), reference.student_t(z[0], centroids, alpha))
+    head = neuralize(module)
+    assert isinstance(head, NeuralizedKMeans)
+    assert torch.equal(head(torch.tensor(z)).argmax(1), module(torch.tensor(z)).argmax(1))
+    assert list(head.parameters()) == []
+    with torch.no_grad():
+        module.cluster_centers.zero_()
+    assert torch.equal(head.centroids, torch.tensor(centroids))
+
+
+@pytest.mark.parametrize("name", ["cluster_centers", "centroids", "centers"])
+@pytest.mark.parametrize("kind", ["parameter", "buffer", "attribute"])
+def test_modules_with_centroids(rng, name, kind):
+    module, centroids = nn.Module(), torch.tensor(rng.normal(size=(3, 2)))
+    if kind == "buffer":
+        module.register_buffer(name, centroids)
+    else:
+        setattr(module, name, nn.Parameter(centroids) if kind == "parameter" else centroids)
+    assert torch.equal(neuralize(module).centroids, centroids)
+    assert torch.equal(neuralize(CentroidDistance(centroids)).centroids, centroids)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(3, 4), lambda: nn.Conv2d(3, 4, 1), lambda: nn.Conv2d(3, 4, 1, bias=False)]
+)
+def test_layers_of_logits(make):
+    layer = make()
+    x = torch.randn(5, 3, 2, 6)
+    logits = layer(x) if isinstance(layer, nn.Conv2d) else layer(x.movedim(1, -1)).movedim(-1, 1)
+    logits = logits.detach()
+    head = neuralize(layer)
+    assert isinstance(head, NeuralizedSoftmax)
+    assert torch.equal(head(x).argmax(1), logits.argmax(1))
+    np.testing.assert_allclose(
+        head(x).movedim(1, -1).reshape(-1, 4)[0],
+        [reference.log_ratio(logits[0, :, 0, 0], c) for c in range(4)],
+        atol=1e-5,
+    )
+
+
+class Scan(nn.Module):
+    def __init__(self, heads):
+        super().__init__()
+        self.backbone, self.cluster_head = nn.Linear(5, 3), heads
+
+
+def test_heads_of_scan():
+    layers, x = [nn.Linear(3, 4) for _ in range(2)], torch.randn(5, 3)
+    expected = NeuralizedSoftmax(layers[0])(x)
+    for one in (Scan(nn.ModuleList(layers[:1])), nn.ModuleList(layers[:1]), Scan(layers[0])):
+        assert torch.equal(neuralize(one)(x), expected)
+    for several in (Scan(nn.ModuleList(layers)), nn.ModuleList(layers)):
+        with pytest.raises(ValueError, match=r"there are 2 cluster heads \(0 to 1\), with NeuralizedSoftmax.from_scan"):
+            neuralize(several)
+
+
+def test_layers_of_torch_can_be_explained(rng):
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    for module in (nn.Linear(3, 4), CentroidDistance(torch.tensor(rng.normal(size=(4, 3))))):
+        e, expected = explain(module, x), explain(neuralize(module), x)
+        np.testing.assert_array_equal(e.relevance, expected.relevance)
+        np.testing.assert_array_equal(e.cluster, expected.cluster)
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        (nn.ReLU(), TypeError, r"a ReLU, of which nothing is known: give its cluster layer \(a torch Linear\)"),
+        (nn.Sequential(nn.Linear(3, 4)), TypeError, "a Sequential, .* put the layers before it into a trunk"),
+        (nn.Sequential(nn.ReLU(), Student(np.eye(3))), TypeError, r"give its cluster layer \('1' has centroids\)"),
+        (nn.Conv2d(3, 4, 3), TypeError, "1 x 1 kernel"),
+        (
+            Scan(nn.ModuleList([nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 4))])),
+            TypeError,
+            "linear must be",
+        ),
+        (Scan(nn.ModuleList([nn.ReLU()])), TypeError, "linear must be"),
+        (nn.ModuleList(), ValueError, "must have a cluster_head with linear layers"),
+        (nn.Linear(3, 1), ValueError, "at least 2 clusters"),
+        (Student(np.ones((2, 2))), ValueError, r"clusters \[0, 1\] have the same centroid"),
+    ],
+)
+def test_modules_that_can_not_be_neuralised(module, error, message):
+    with pytest.raises(error, match=message):
+        neuralize(module)

@@ -8,13 +8,14 @@ import torch
 from hypothesis import given
 from torch.nn.functional import one_hot
 from zennit.attribution import Gradient
+from zennit.rules import Epsilon, Gamma
 
 from tests import reference
 from tests.strategies import clusterings
 from zennit_neon import Affine, NeuralizedKMeans, RowNorm, explain
 from zennit_neon.composites import Neon
 from zennit_neon.layer import CentroidContrast
-from zennit_neon.rules import ClosedForm, Midpoint, MinTakeMost
+from zennit_neon.rules import ClosedForm, Detection, Midpoint, MinTakeMost, SoftTakeMost
 
 
 def _attribute(head, x, clusters, **keywords):
@@ -157,13 +158,25 @@ def test_without_beta_it_is_estimated_from_the_batch_and_said(rng, explicit):
         a(torch.ones(1, 1), torch.ones(1, 2))
 
 
-@pytest.mark.parametrize("rule", [MinTakeMost(0.5, 3), ClosedForm(0.5, 3), Midpoint()])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        MinTakeMost(0.5, 3),
+        SoftTakeMost(3),
+        ClosedForm(0.5, 3),
+        ClosedForm(None, 1, linear=Epsilon()),
+        Midpoint(),
+        Detection(),
+        Detection(Gamma()),
+    ],
+)
 def test_copies_keep_parameters(rule):
     copy = rule.copy()
     assert type(copy) is type(rule)
     assert copy is not rule
     assert vars(copy).get("beta") == vars(rule).get("beta")
     assert vars(copy).get("competitor") == vars(rule).get("competitor")
+    assert vars(copy).get("linear") is vars(rule).get("linear")
 
 
 def test_relevance_can_be_differentiated_again(rng):
@@ -190,3 +203,60 @@ def test_the_explicit_layer_never_stores_weights_of_pairs():
     weight = torch.randn(200, 50)
     layer = CentroidContrast(torch.zeros(50), weight, weight)
     assert sum(buffer.numel() for buffer in layer.buffers()) < 3 * weight.numel()
+
+
+@pytest.mark.parametrize("n_clusters", [2, 4])
+def test_hooks_and_closed_form_of_soft_k_means_are_the_reference(rng, explicit, n_clusters):
+    centroids, x, beta = rng.normal(size=(n_clusters, 3)), rng.normal(size=(8, 3)), 0.6
+    head = NeuralizedKMeans(centroids, beta=beta, explicit=explicit, soft=True)
+    for cluster in [None, *range(n_clusters)]:
+        e = explain(head, torch.tensor(x), cluster=cluster)
+        own = e.cluster.tolist()
+        evidence, relevance = (part.detach() for part in _attribute(head, torch.tensor(x), own))
+        for n, point in enumerate(x):
+            f, shares, expected = reference.soft_kmeans_relevance(point, centroids, own[n], beta)
+            assert float(evidence[n, own[n]]) == pytest.approx(f, abs=1e-10)
+            assert float(e.evidence[n]) == pytest.approx(f, abs=1e-10)
+            np.testing.assert_allclose(e.competitors[n], shares, rtol=0, atol=1e-10)
+            np.testing.assert_allclose(relevance[n], expected, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(e.relevance[n], expected, rtol=0, atol=1e-9)
+        if n_clusters == 2:  # one competitor: nothing to dissipate, and no constant
+            assert torch.allclose(e.relevance.sum(1), e.evidence, rtol=0, atol=1e-10)
+            hard = explain(NeuralizedKMeans(centroids), x, cluster=cluster)
+            np.testing.assert_allclose(e.relevance, beta * hard.relevance, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("steps", ["mixing", "norm"])
+def test_hooks_and_closed_form_of_soft_k_means_agree_behind_steps(rng, steps):
+    before = {"mixing": [Affine(rng.normal(size=(2, 3)), rng.normal(size=2))], "norm": [RowNorm()]}[steps]
+    centroids, x = rng.normal(size=(4, 2 if steps == "mixing" else 3)), torch.tensor(rng.normal(size=(8, 3)))
+    heads = [NeuralizedKMeans(centroids, beta=0.6, soft=True, steps=before, explicit=how) for how in (False, True)]
+    for cluster in (None, 1):
+        e = explain(heads[0], x, cluster=cluster)
+        for head in heads:
+            _, relevance = _attribute(head, x, e.cluster)
+            assert torch.allclose(relevance, e.relevance, rtol=0, atol=1e-10 * max(1, float(e.relevance.abs().max())))
+
+
+def test_competitor_takes_all_relevance_of_soft_k_means(rng, explicit):
+    """Why c rather than k is the hard question, in units of the soft clustering."""
+    centroids, x = rng.normal(size=(4, 3)), torch.tensor(rng.normal(size=(6, 3)))
+    head = NeuralizedKMeans(centroids, beta=0.6, explicit=explicit, soft=True)
+    e = explain(NeuralizedKMeans(centroids), x, cluster=0, competitor=2)
+    soft = explain(head, x, cluster=0, competitor=2)
+    assert torch.allclose(soft.evidence, 0.6 * e.evidence)
+    assert torch.allclose(soft.relevance, 0.6 * e.relevance)
+    with Gradient(head, Neon(competitor=2)) as attributor:
+        _, relevance = attributor(x, soft.evidence[:, None] * one_hot(torch.tensor(0), 4))
+    assert torch.allclose(relevance, soft.relevance)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("competitor", [None, 1])
+def test_a_batch_without_relevance_gives_zeros(rng, explicit, soft, competitor):
+    head = NeuralizedKMeans(rng.normal(size=(3, 2)), beta=1.0, explicit=explicit, soft=soft)
+    for x in (torch.randn(4, 2), torch.randn(0, 2), torch.randn(2, 2, 3)):
+        with Gradient(head, Neon(competitor=competitor)) as attributor:
+            _, relevance = attributor(x, lambda evidence: torch.zeros_like(evidence))
+        assert relevance.shape == x.shape
+        assert not relevance.any()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from zennit.canonizers import Canonizer
 
+from .functional import check_beta
 from .heads import Head
 from .layer import CentroidDistance
 from .neuralize import neuralize
@@ -50,7 +52,7 @@ class KMeansCanonizer(Canonizer):
         neuralizer: Callable[[Any], Head] = neuralize,
         beta: float | None = None,
     ):
-        self.kinds, self.neuralizer, self.beta = kinds, neuralizer, beta
+        self.kinds, self.neuralizer, self.beta = kinds, neuralizer, check_beta(beta)
         self._place: tuple[nn.Module, str, nn.Module] | None = None
 
     def copy(self) -> KMeansCanonizer:
@@ -78,15 +80,13 @@ class KMeansCanonizer(Canonizer):
         found: list[tuple[nn.Module, str, nn.Module]] = []
         for parent in root_module.modules():
             found += [(parent, name, child) for name, child in parent._modules.items() if isinstance(child, self.kinds)]
-        heads: dict[int, Head] = {}  # a layer that is used in two places stays one
         applied: list[KMeansCanonizer] = []
         try:
             for parent, name, child in found:
-                if id(child) not in heads:
-                    heads[id(child)] = self._head(child)
+                head = self._head(child)  # one for each place, as rules keep the tensors of one call
                 instance = self.copy()
                 applied.append(instance)
-                instance.register(parent, name, heads[id(child)])
+                instance.register(parent, name, head)
         except BaseException:
             for instance in applied:
                 instance.remove()
@@ -94,7 +94,7 @@ class KMeansCanonizer(Canonizer):
         return applied
 
     def _head(self, layer: nn.Module) -> Head:
-        head = self.neuralizer(layer)
+        head = copy.deepcopy(self.neuralizer(layer))
         if self.beta is not None and not head.soft:
             head.pooling_layer.beta = self.beta
         reference = next(layer.parameters(), None)

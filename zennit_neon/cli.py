@@ -248,13 +248,9 @@ def _image(
     suffix = Path(out).suffix.lower()
     if suffix not in (".png", ".jpg", ".jpeg", ".svg", ".pdf"):
         raise ValueError(f"--out must end in .png, .jpg, .svg or .pdf, got {out}")
-    for path, name in ((out, "--out"), (npz, "--npz")):
-        if path is not None and Path(path).resolve() in {
-            Path(picture).resolve(),
-            *([] if name == "--out" else [Path(out).resolve()]),
-        }:
-            raise ValueError(f"{name} must be another file than the others, got {path}")
-        check_output(path, force)
+    _check_different({"PICTURE": picture, "--out": out, "--npz": npz})
+    check_output(out, force)
+    check_output(npz, force)
     check_beta(beta)
     colors(np.zeros((1, 1)), cmap)  # a wrong name is told before the work
     pixels = read_image(picture, _size(size))

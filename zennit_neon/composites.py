@@ -71,7 +71,7 @@ class Neon(Composite):
             (Evidence, ClosedForm(beta, competitor)),
             (Minimum, MinTakeMost(beta, competitor)),
             (SoftMinimum, SoftTakeMost(competitor)),
-            (Contrast, Midpoint()),
+            (Contrast, Midpoint(competitor)),
             (Normalization, Pass()),
         ]
         trunk_canonizers = [] if trunk_composite is None else trunk_composite.canonizers
@@ -118,7 +118,7 @@ class Neon(Composite):
             linear = self._foreign(ctx, head, nn.Linear(1, 1, device="meta"))
         if isinstance(module, Evidence):
             return ClosedForm(self.beta, self.competitor, linear)
-        return Detection(linear)
+        return Detection(linear, self.competitor)
 
     def register(self, module: nn.Module) -> None:
         """Attach the rules to a model until ``remove`` (or the end of the context)."""
@@ -145,10 +145,12 @@ class Neon(Composite):
 
     def remove(self) -> None:
         """Take the rules and canonizers off again, and put back the very parameters that were there before."""
-        super().remove()
         snapshot, self._snapshot = self._snapshot, None
-        if snapshot is not None:
-            snapshot.restore()
+        try:
+            super().remove()
+        finally:
+            if snapshot is not None:
+                snapshot.restore()
 
 
 class VGGBlocks(LayerMapComposite):
@@ -215,8 +217,10 @@ class NeonVGG(Neon):
         Bounds of the input: black and white after normalisation.
     gammas, stabilizer, zero_params
         As in :class:`VGGBlocks`.
-    beta, competitor, canonizers
-        As in :class:`Neon`; the canonizer for merged batch norms is there without being given.
+    beta, competitor
+        As in :class:`Neon`.
+    canonizers : list of zennit.canonizers.Canonizer, optional
+        Zennit's ``VGGCanonizer``, which merges batch norms, if not given.
 
     Examples
     --------
@@ -241,12 +245,14 @@ class NeonVGG(Neon):
             "gammas": gammas,
             "stabilizer": stabilizer,
             "zero_params": zero_params,
+            "canonizers": canonizers,
         }
-        super().__init__(VGGBlocks(low, high, gammas, stabilizer, zero_params), beta, competitor, canonizers)
+        trunk = VGGBlocks(low, high, gammas, stabilizer, zero_params, canonizers)
+        super().__init__(trunk, beta, competitor)
 
     def replaced(self, beta: float | None = None, competitor: int | None = None) -> NeonVGG:
         """A composite with the same trunk and canonizers, and other parameters of the head's rules."""
-        return type(self)(**self._trunk, beta=beta, competitor=competitor, canonizers=self._own_canonizers)
+        return type(self)(**self._trunk, beta=beta, competitor=competitor)
 
 
 def _check_bounds(low: Any, high: Any) -> None:

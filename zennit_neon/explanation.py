@@ -93,7 +93,8 @@ def explain(
     """
     if composite is not None and not isinstance(model, nn.Module):
         raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
-    is_trunk = isinstance(model, nn.Module) and (composite is not None or not isinstance(model, Head))
+    has_head = isinstance(model, nn.Module) and any(isinstance(part, Head) for part in model.modules())
+    is_trunk = composite is not None or (has_head and not isinstance(model, Head))
     table = Table(X)
     route: Closed
     if is_trunk:

@@ -22,6 +22,7 @@ class Snapshot:
     def __init__(self, model: nn.Module):
         self._saved = [(module, dict(module._parameters)) for module in model.modules()]
         self._flags = [(value, value.requires_grad) for value in model.parameters()]
+        self._data = [(value, value.data) for value in (*model.parameters(), *model.buffers())]
         self._shadows = [
             (module, {name: module.__dict__[name] for name in self._names(module) if name in module.__dict__})
             for module in model.modules()
@@ -42,6 +43,10 @@ class Snapshot:
             if list(current) != list(saved) or any(current[name] is not saved[name] for name in saved):
                 current.clear()
                 current.update(saved)
+        for value, data in self._data:
+            moved = (value.device, value.dtype) != (data.device, data.dtype)  # by the user, who had better keep it so
+            if not moved and value.data_ptr() != data.data_ptr():
+                value.data = data
         for value, flag in self._flags:
             if value.requires_grad != flag:
                 value.requires_grad_(flag)

@@ -271,11 +271,10 @@ class NeuralizedKMeans(Head):
         if soft and (not beta or beta == float("inf")):
             raise ValueError(f"beta must be the stiffness of the soft clustering, above 0 and finite, got {beta}")
         chosen = check_clusters(clusters, self.n_clusters)
-        sharpness = beta if soft else None
-        parts = (*_pull_back(self.centroids, whole), not whole.diagonal, chosen, sharpness)
+        parts = (*_pull_back(self.centroids, whole), not whole.diagonal, chosen, soft)
         if explicit:
-            self.contrast = CentroidContrast(*parts)
-            self.pool = SoftMinPool(chosen, self.contrast.shift) if soft else MinPool(chosen, beta)
+            self.contrast = CentroidContrast(*parts, beta=beta if soft else None)
+            self.pool = SoftMinPool(chosen) if soft else MinPool(chosen, beta)
         else:
             self.evidence = CentroidEvidence(*parts, beta=beta)
 
@@ -292,7 +291,7 @@ class NeuralizedKMeans(Head):
     @property
     def beta(self) -> float | None:
         """Stiffness of min-take-most, or of the soft clustering; None as long as it is neither given nor calibrated."""
-        return self.evidence_layer.sharpness if self.soft else self.pooling_layer.beta
+        return self.evidence_layer.beta if self.soft else self.pooling_layer.beta
 
     def after(self, steps: Iterable[Affine | RowNorm]) -> NeuralizedKMeans:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""

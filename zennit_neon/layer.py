@@ -77,10 +77,10 @@ class _Scores(nn.Module):
 
     def chosen(self, evidence: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        return evidence if len(self.clusters) == len(self.weight) else evidence.index_select(1, self.clusters)
+        return evidence.index_select(1, self.clusters)
 
 
-class _Centroids(_Scores):
+class _Centroids(_Scores, _Stiffness):
     """Weights and roots of the first layer, in centred coordinates (see :func:`zennit_neon.functional.scores`)."""
 
     center: Tensor
@@ -93,13 +93,12 @@ class _Centroids(_Scores):
         root: Tensor,
         mixing: bool,
         clusters: Tensor | None,
-        sharpness: float | None,
+        soft: bool,
     ) -> None:
         if clusters is None:
             clusters = torch.arange(len(weight))
         self.mixing = mixing
-        self.sharpness = 1.0 if sharpness is None else sharpness
-        if sharpness is not None:
+        if soft:
             self.soft, self.conserves, self.shift = True, False, -math.log(len(weight) - 1)
         self.register_buffer("center", center)
         self.register_buffer("weight", weight)
@@ -113,15 +112,21 @@ class _Centroids(_Scores):
         center = self.center.to(x)
         return x - (center if x.ndim == 2 else center.view(-1, *[1] * (x.ndim - 2)))
 
+    @property
+    def stiffness(self) -> float:
+        """Stiffness of a soft clustering."""
+        assert self.beta is not None
+        return self.beta
+
     def scores(self, centred: Tensor) -> Tensor:
         """Scores of all clusters, of which evidence is a difference: (N, d, ...) to (N, K, ...)."""
         scores = functional.scores(centred, self.weight.to(centred), self.root.to(centred))
-        return scores * self.sharpness if self.soft else scores
+        return scores * self.stiffness if self.soft else scores
 
     def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         """Relevance of points (M, d), from coefficients (M, K) for the explained cluster (M,) of each."""
         weight, root = self.weight.to(centred), self.root.to(centred)
-        coefficients = coefficients * self.sharpness if self.soft else coefficients
+        coefficients = coefficients * self.stiffness if self.soft else coefficients
         return functional.redistribute(centred, coefficients, weight, root, cluster if self.mixing else None, out)
 
     def extra_repr(self) -> str:
@@ -145,9 +150,10 @@ class CentroidContrast(_Centroids):
         Whether features mix between input and clusters (:func:`zennit_neon.functional.redistribute`).
     clusters : Tensor of int64, shape (C,), optional
         Clusters of interest; all if not given.
-    sharpness : float, optional
-        Stiffness of a soft clustering: neurons are :math:`\beta h_{ck} - \log(K - 1)`, to be pooled by
-        :class:`SoftMinPool` (Prop. 1, paper 2).
+    soft : bool
+        Neurons are :math:`\beta h_{ck} - \log(K - 1)`, to be pooled by :class:`SoftMinPool` (Prop. 1, paper 2).
+    beta : float, optional
+        Stiffness of the soft clustering.
     """
 
     def __init__(
@@ -157,21 +163,22 @@ class CentroidContrast(_Centroids):
         root: Tensor,
         mixing: bool = False,
         clusters: Tensor | None = None,
-        sharpness: float | None = None,
+        soft: bool = False,
+        beta: float | None = None,
     ):
-        super().__init__()
-        self._store(center, weight, root, mixing, clusters, sharpness)
+        super().__init__(beta)
+        self._store(center, weight, root, mixing, clusters, soft)
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations of the pairs."""
         return functional.contrasts(self.scores(self.centred(x)), self.clusters) + self.shift
 
 
-class CentroidEvidence(_Centroids, _Stiffness):
+class CentroidEvidence(_Centroids):
     """Both layers of neuralised k-means in one, with the evidence of all clusters in O(N K d) (Prop. 1, paper 1).
 
-    ``(N, d, ...)`` to ``(N, C, ...)``. Parameters as for :class:`CentroidContrast`, and ``beta``, the stiffness of
-    the min-take-most rule (Eq. 2). With ``sharpness``, evidence is the logit of soft k-means (Prop. 1, paper 2).
+    ``(N, d, ...)`` to ``(N, C, ...)``. Parameters as for :class:`CentroidContrast`; ``beta`` is the stiffness of the
+    min-take-most rule (Eq. 2), and if ``soft`` that of the clustering, the logit of which is evidence.
     """
 
     def __init__(
@@ -181,11 +188,11 @@ class CentroidEvidence(_Centroids, _Stiffness):
         root: Tensor,
         mixing: bool = False,
         clusters: Tensor | None = None,
-        sharpness: float | None = None,
+        soft: bool = False,
         beta: float | None = None,
     ):
         super().__init__(beta)
-        self._store(center, weight, root, mixing, clusters, sharpness)
+        self._store(center, weight, root, mixing, clusters, soft)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
@@ -208,19 +215,19 @@ class _Logits(_Scores):
         self.register_buffer("clusters", clusters)
 
     def centred(self, x: Tensor) -> Tensor:
-        """Points in float64, as the layer is: logits of 1e4 leave float32 few digits for their differences."""
-        return x.to(self.weight.dtype)
+        """Points in float64, whatever the model is cast to: logits of 1e4 leave float32 few digits for differences."""
+        return x.double()
 
     def scores(self, centred: Tensor) -> Tensor:
         """Logits of all clusters: (N, d, ...) to (N, K, ...)."""
-        bias = self.bias
+        weight, bias = self.weight.double(), self.bias.double()
         if centred.ndim == 2:
-            return torch.addmm(bias, centred, self.weight.t())
-        return (torch.matmul(self.weight, centred.flatten(2)) + bias[:, None]).unflatten(2, centred.shape[2:])
+            return torch.addmm(bias, centred, weight.t())
+        return (torch.matmul(weight, centred.flatten(2)) + bias[:, None]).unflatten(2, centred.shape[2:])
 
     def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         """Relevance of points (M, d) by LRP-0, from coefficients (M, K)."""
-        return torch.mm(coefficients, self.weight, out=out).mul_(centred).neg_()
+        return torch.mm(coefficients, self.weight.double(), out=out).mul_(centred).neg_()
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
@@ -305,16 +312,13 @@ class SoftMinPool(nn.Module):
     ----------
     clusters : Tensor of int64, shape (C,)
         The cluster that each of the C outputs stands for.
-    shift : float
-        The constant that is part of every neuron.
     """
 
     clusters: Tensor
     beta = None
 
-    def __init__(self, clusters: Tensor, shift: float):
+    def __init__(self, clusters: Tensor):
         super().__init__()
-        self.shift = shift
         self.register_buffer("clusters", clusters)
 
     def forward(self, x: Tensor) -> Tensor:

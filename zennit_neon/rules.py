@@ -133,11 +133,9 @@ class SoftTakeMost(_Rule):
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """(N, C, ...) to (N, C, K - 1, ...)."""
         contrasts = self.stored_tensors["input"]
-        if self.competitor is None:
-            return functional.soft_min_take_most(contrasts, relevance)
-        # against one competitor alone there is no constant; what divides by the neuron below must not see it
-        share = functional.quotient(contrasts, contrasts - module.shift)
-        return relevance.unsqueeze(2) * share * _against(self.competitor, module, contrasts)
+        if self.competitor is not None:
+            return relevance.unsqueeze(2) * _against(self.competitor, module, contrasts)
+        return functional.soft_min_take_most(contrasts, relevance)
 
 
 class Midpoint(_Rule):
@@ -146,12 +144,26 @@ class Midpoint(_Rule):
     .. math:: R_i = \sum_{k \neq c} \frac{(x_i - m_{ik}) w_{ik}}{h_{ck}} R_{ck}
 
     Conserves relevance. A neuron at exactly 0 (a point on the boundary) passes nothing on.
+
+    Parameters
+    ----------
+    competitor : int, optional
+        Has to be that of the rule for the pool: against one competitor alone, neurons of soft clusterings count without
+        the constant that belongs to the pool.
     """
+
+    def __init__(self, competitor: int | None = None):
+        super().__init__()
+        self.competitor = competitor
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"competitor": self.competitor}
 
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """(N, C, K - 1, ...) to (N, d, ...)."""
         x = self.stored_tensors["input"]
-        passed = functional.quotient(relevance, self.stored_tensors["output"])
+        shift = module.shift if self.competitor is not None else 0.0
+        passed = functional.quotient(relevance, self.stored_tensors["output"] - shift)
         points = module.centred(_points(x))
         passed = passed.movedim((1, 2), (-2, -1)).flatten(0, -3)  # one row a point: (M, C, K - 1)
         competitor = functional.competitor_index(len(module.weight), module.clusters)
@@ -178,25 +190,29 @@ class Detection(_Rule):
     ----------
     linear : zennit.core.Hook, optional
         Zennit's ``Epsilon``, ``Gamma``, ... ; LRP-0 if not given.
+    competitor : int, optional
+        As for :class:`Midpoint`.
     """
 
-    def __init__(self, linear: Hook | None = None):
+    def __init__(self, linear: Hook | None = None, competitor: int | None = None):
         super().__init__()
-        self.linear = linear
+        self.linear, self.competitor = linear, competitor
 
     def _parameters(self) -> dict[str, Any]:
-        return {"linear": self.linear}
+        return {"linear": self.linear, "competitor": self.competitor}
 
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """(N, C, K - 1, ...) to (N, d, ...)."""
         x = self.stored_tensors["input"]
         points = module.centred(_points(x))
         pairs = relevance.movedim((1, 2), (-2, -1)).flatten(0, -3)
+        shift = module.shift if self.competitor is None else 0.0
         total = torch.zeros_like(points)
         for position, cluster in enumerate(module.clusters.tolist()):
             rows = pairs[:, position].any(1).nonzero()[:, 0]
             if len(rows):
-                total.index_add_(0, rows, _detected(self.linear, module, points[rows], pairs[rows, position], cluster))
+                found = _detected(self.linear, module, points[rows], pairs[rows, position], cluster, shift)
+                total.index_add_(0, rows, found)
         return _unpoints(total.to(x.dtype), x)
 
 
@@ -230,7 +246,9 @@ class ClosedForm(_PoolingRule):
         scores = module.scores(points)
         total = torch.zeros_like(points)
         row, column = targets.nonzero(as_tuple=True)
-        beta = self.stiffness(module) if self.competitor is None and len(row) and not module.soft else None
+        if not len(row):
+            return torch.zeros_like(x)
+        beta = self.stiffness(module) if self.competitor is None and not module.soft else None
         # as many targets at a time as there are points: memory stays that of one cluster a point
         for rows, columns in zip(row.split(max(1, len(points))), column.split(max(1, len(points))), strict=True):
             target, cluster = targets[rows, columns], module.clusters[columns]
@@ -256,16 +274,14 @@ class ClosedForm(_PoolingRule):
         return total
 
 
-def _detected(
-    linear: Hook | None, module: Any, points: Tensor, pairs: Tensor, cluster: int, shift: float | None = None
-) -> Tensor:
+def _detected(linear: Hook | None, module: Any, points: Tensor, pairs: Tensor, cluster: int, shift: float) -> Tensor:
     """Relevance of points (M, d) from that of the neurons (M, K - 1) of one cluster, by a rule for linear layers."""
     index = torch.tensor([cluster], device=points.device)
     others = functional.competitor_index(len(module.weight), index)[0]
     layer = nn.Linear(1, 1)
-    layer.weight = nn.Parameter(module.weight[cluster] - module.weight[others], requires_grad=False)
-    bias = module.bias[cluster] - module.bias[others] + (module.shift if shift is None else shift)
-    layer.bias = nn.Parameter(bias, requires_grad=False)
+    weight, bias = module.weight.double(), module.bias.double()
+    layer.weight = nn.Parameter(weight[cluster] - weight[others], requires_grad=False)
+    layer.bias = nn.Parameter(bias[cluster] - bias[others] + shift, requires_grad=False)
     if linear is None:
         return points * (functional.quotient(pairs, layer(points)) @ layer.weight)
     handles = (hook := linear.copy()).register(layer)

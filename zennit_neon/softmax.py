@@ -102,7 +102,7 @@ class NeuralizedSoftmax(Head):
         beta = check_beta(beta)
         if explicit:
             self.contrast = LogitContrast(weight, bias, chosen, shift)
-            self.pool = MinPool(chosen, beta) if shift is None else SoftMinPool(chosen, shift)
+            self.pool = MinPool(chosen, beta) if shift is None else SoftMinPool(chosen)
         else:
             self.evidence = LogitEvidence(weight, bias, chosen, shift, beta)
 
@@ -188,22 +188,33 @@ def _checked_linear(linear: Any) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
+def _load(path: str | os.PathLike[str]) -> Any:
+    """A checkpoint, in which SCAN notes the best head as a number of NumPy."""
+    import numpy as np
+
+    numbers: list[Any] = [np.int64(0).__reduce__()[0], np.dtype, type(np.dtype(np.int64)), type(np.dtype(np.int32))]
+    with torch.serialization.safe_globals(numbers):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _scan_heads(source: Any) -> tuple[list[nn.Module], int | None]:
     """The cluster heads of a SCAN model or checkpoint, and which of them is the best, if it says so."""
     if isinstance(source, nn.Module):
         heads = getattr(source, "cluster_head", source)
-        if isinstance(heads, nn.Linear):
+        if isinstance(heads, nn.Sequential):
+            return [heads[0] if len(heads) == 1 else heads], None  # more layers than one are no head: it will say so
+        if isinstance(heads, (nn.Linear, nn.Conv2d)):
             return [heads], None
-        if not isinstance(heads, (nn.ModuleList, nn.Sequential)) or not len(heads):
+        if not isinstance(heads, nn.ModuleList) or not len(heads):
             raise ValueError(
                 f"source must have a cluster_head with linear layers, but this {type(source).__name__} has not"
             )
         return list(heads), None
     if isinstance(source, (str, os.PathLike)):
-        source = torch.load(source, map_location="cpu", weights_only=True)
+        source = _load(source)
     best = None
     if isinstance(source, Mapping) and isinstance(source.get("model"), Mapping):
-        best = source.get("head")
+        best = source.get("head", source.get("best_loss_head"))
         source = source["model"]
     if not isinstance(source, Mapping):
         raise TypeError(f"source must be a SCAN model, its state dict, checkpoint or file, got {type(source).__name__}")

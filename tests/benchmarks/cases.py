@@ -165,11 +165,8 @@ def pictures(repeats: int, quick: bool) -> Section:
         if memory.available():
             ours, zennit = (images.peak(way, block, size) for way in ("ours", "zennit"))
             row += [f"{ours:,.0f}", f"{zennit:,.0f}"]
-            targets.append(
-                Target(
-                    f"peak memory, ours / one pass of Zennit, block {block}", f"{ours / zennit:.2f}", ours / zennit, 1
-                )
-            )
+            share = ours / zennit
+            targets.append(Target(f"peak memory, ours / one pass of Zennit, block {block}", f"{share:.2f}", share, 1))
         rows.append(row)
     text = (
         f"`ClusterGradient` for {images.CLUSTERS} clusters of the features of VGG-16 on one photograph of "
