@@ -20,7 +20,8 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip(
             "set ZENNIT_NEON_DATA to a folder with uci/<name>.csv (buddymove_holidayiq, hcvdat0, tripadvisor_review, "
-            "Sales_Transactions_Dataset_Weekly, 'Wholesale customers data') of the UCI machine learning repository"
+            "Sales_Transactions_Dataset_Weekly, 'Wholesale customers data') of the UCI machine learning repository, "
+            "VOCdevkit/VOC2007 of PASCAL VOC, and torch/hub/checkpoints with torchvision's vgg16_features weights"
         )
     return Path(folder)
 

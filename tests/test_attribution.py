@@ -1,5 +1,6 @@
 """All clusters in one go: what is shared, what is chosen, what is refused."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -17,8 +18,7 @@ from zennit_neon.composites import Neon
 
 
 def _convolutions(channels=(3, 6, 5), dtype=torch.float64):
-    pairs = zip(channels[:-1], channels[1:], strict=True)
-    layers = [part for i, o in pairs for part in (nn.Conv2d(i, o, 3), nn.ReLU())]
+    layers = [part for i, o in itertools.pairwise(channels) for part in (nn.Conv2d(i, o, 3), nn.ReLU())]
     return nn.Sequential(*layers).to(dtype)
 
 
@@ -151,9 +151,10 @@ def test_inputs_that_are_not_finite_are_refused(model, images):
 def test_a_model_has_one_head(images, heads):
     parts = [NeuralizedKMeans(torch.eye(5), beta=1.0) for _ in range(heads)]
     model = nn.Sequential(_convolutions(), *parts)
-    with pytest.raises(ValueError, match=f"this Sequential has {heads}"), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ClusterGradient(model, EpsilonPlus())(images)
+        with pytest.raises(ValueError, match=f"this Sequential has {heads}"):
+            ClusterGradient(model, EpsilonPlus())(images)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
@@ -174,10 +175,7 @@ def test_what_is_distributed_can_be_chosen(model, images, kind, given, batch_siz
     for position, cluster in enumerate(clusters):
         seeds.append(torch.zeros_like(output))
         seeds[-1][:, cluster] = (output[:, cluster] * 2) if kind == "function" else weight[:, position]
-    if kind == "function":
-        chosen = lambda evidence: 2 * evidence  # noqa: E731
-    else:
-        chosen = weight if kind == "tensor" else weight.float()
+    chosen = {"function": lambda evidence: 2 * evidence, "tensor": weight, "float32": weight.float()}[kind]
     _, expected = zennit_passes(model, composite(), images, seeds)
     first, second = (chosen, None) if given == "init" else (None, chosen)
     with warnings.catch_warnings():

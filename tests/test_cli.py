@@ -182,3 +182,99 @@ def test_a_real_file_with_text_and_missing_values_is_refused():
     path = data_folder() / "uci" / "hcvdat0.csv"
     assert_fails(run("explain", path), "--drop 'Category' --drop 'Sex'")
     assert_fails(run("explain", path, "--drop", "Category", "--drop", "Sex"), "missing values in 26 rows")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random convolutions of VGG-16 in a file."""
+    import torch
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
+    model = vgg16(weights=None, init_weights=False)
+    for layer in model.features:
+        if hasattr(layer, "weight"):
+            torch.nn.init.kaiming_normal_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+    torch.save(model.features.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path, rng):
+    from PIL import Image
+
+    path = tmp_path / "picture.png"
+    coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((64, 48)).save(path)
+    return path
+
+
+def test_a_picture_gets_a_heatmap_for_each_cluster(picture, weights, tmp_path):
+    out, npz = tmp_path / "grid.png", tmp_path / "maps.npz"
+    options = ["--clusters", 3, "--size", "own", "--weights", weights, "--out", out, "--npz", npz]
+    result = run("image", picture, "--block", 2, *options)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "picture.png, (48, 64) pixels, features.9, 3 clusters"
+    assert len(lines) == 5
+    arrays = np.load(npz)
+    assert arrays["evidence"].shape == (3, 12, 16)
+    assert arrays["relevance"].shape == (3, 3, 48, 64)
+    locations = [float(line.split()[1].rstrip("%")) for line in lines[2:]]
+    counts = np.bincount(arrays["evidence"].argmax(0).ravel(), minlength=3) / 192 * 100
+    assert locations == pytest.approx(counts, abs=0.06)
+    assert out.stat().st_size > 5000
+    again = run("image", picture, "--layer", "features.9", *options, "--force", "--overlay", "--cmap", "coldnhot")
+    assert again.exit_code == 0, again.output
+    assert again.stdout == result.stdout
+    assert np.array_equal(np.load(npz)["relevance"], arrays["relevance"])
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--block", 3, "--layer", "features.4"], "--block and --layer exclude each other"),
+        (["--block", 6], "block must be from 1 to 5"),
+        (["--layer", "features.99"], "layer must be the name of a layer"),
+        (["--size", "big"], "--size must be a number, HEIGHTxWIDTH or 'own', got 'big'"),
+        (["--size", "0"], "size"),
+        (["--clusters", 1], "1 is not in the range x>=2"),
+        (["--clusters", 500], "n_clusters must be at most the number of locations"),
+        (["--weights", "nothing.pth"], "existing file, got 'nothing.pth'"),
+        (["--cmap", "nothing"], "nothing"),
+        (["--beta", -1], "beta must be a number of at least 0"),
+        (["--out", "grid.txt"], "--out must end in .png"),
+    ],
+)
+def test_wrong_options_for_pictures_are_one_line(picture, weights, tmp_path, options, hint):
+    defaults = {"--weights": weights, "--out": tmp_path / "grid.png", "--size": "own"}
+    given = {name: value for name, value in defaults.items() if name not in options}
+    assert_fails(run("image", picture, *options, *(part for pair in given.items() for part in pair)), hint)
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_files_of_pictures_are_checked(picture, weights, tmp_path):
+    out = tmp_path / "grid.png"
+    assert_fails(run("image", tmp_path / "none.png", "--weights", weights, "--out", out), "none.png")
+    assert_fails(run("image", picture, "--weights", weights, "--out", picture), "PICTURE and --out are the same file")
+    (tmp_path / "text.jpg").write_text("hello")
+    assert_fails(run("image", tmp_path / "text.jpg", "--weights", weights, "--out", out), "text.jpg")
+    out.write_text("mine")
+    assert_fails(run("image", picture, "--weights", weights, "--out", out), "--force")
+    assert out.read_text() == "mine"
+
+
+def test_weights_that_can_not_be_had_are_one_line(picture, tmp_path, monkeypatch):
+    import torch
+
+    def offline(*arguments, **keywords):
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    result = run("image", picture, "--out", tmp_path / "grid.png")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "can not be downloaded (no network)" in result.stderr.splitlines()[-1]

@@ -163,6 +163,8 @@ class ClusterGradient(Attributor):
                     "Zennit's rules, to the same effect",
                     stacklevel=5,
                 )
+        if not columns:
+            return self.model(x)[:, columns].detach()
         for position, column in enumerate(columns):
             x = x.detach().requires_grad_()
             output = self.model(x)

@@ -34,15 +34,15 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put everything back."""
-        for module, shadows in self._shadows:
-            for name in self._names(module):
-                module.__dict__.pop(name, None)
-            module.__dict__.update(shadows)
         for module, saved in self._saved:
             current: dict[str, Any] = module._parameters
             if list(current) != list(saved) or any(current[name] is not saved[name] for name in saved):
                 current.clear()
                 current.update(saved)
+        for module, shadows in self._shadows:
+            for name in self._names(module):
+                module.__dict__.pop(name, None)
+            module.__dict__.update(shadows)
         for value, data in self._data:
             moved = (value.device, value.dtype) != (data.device, data.dtype)  # by the user, who had better keep it so
             if not moved and value.data_ptr() != data.data_ptr():
@@ -55,10 +55,10 @@ class Snapshot:
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; each module's own flag comes back at the end."""
-    training = [module for module in model.modules() if module.training]
+    flags = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, flag in flags:
+            module.training = flag

@@ -238,7 +238,7 @@ class Trunk(Closed):
         if entered.ndim != 2:
             raise ValueError(
                 f"the head gives evidence for every location of {tuple(entered.shape)}, but explain needs one cluster "
-                "a row; use a zennit Attributor to choose what to explain"
+                "a row; ClusterGradient of zennit_neon.attribution explains the clusters of all locations"
             )
         return super()._scores(place, entered)
 

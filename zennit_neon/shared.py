@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from zennit import rules as zennit_rules
-from zennit.core import Composite, Hook, zero_wrap
+from zennit.core import Composite, Hook, Stabilizer, zero_wrap
 
 from . import rules
 
@@ -60,17 +60,25 @@ def sharing(model: nn.Module, composite: Composite) -> Iterator[None]:
     before = [(module, dict(module._forward_pre_hooks), dict(module._forward_hooks)) for module, _, _ in replaced]
     try:
         for module, hook, made in replaced:
-            for hooks in (module._forward_pre_hooks, module._forward_hooks):
-                for key in [key for key, function in hooks.items() if getattr(function, "__self__", None) is hook]:
-                    del hooks[key]
-            module.register_forward_pre_hook(made.enter)
-            module.register_forward_hook(made.leave)
+            _replace(module._forward_pre_hooks, hook, module.register_forward_pre_hook(made.enter))
+            _replace(module._forward_hooks, hook, module.register_forward_hook(made.leave))
         yield
     finally:
         for module, enter, leave in before:
             for hooks, saved in ((module._forward_pre_hooks, enter), (module._forward_hooks, leave)):
                 hooks.clear()
                 hooks.update(saved)
+
+
+def _replace(hooks: Any, old: Hook, new: Any) -> None:
+    """Put a hook that was just registered in the place of those of ``old``: the user's own keep their order."""
+    keys = [key for key in hooks if key != new.id]
+    mine = [key for key in keys if getattr(hooks[key], "__self__", None) is old]
+    for key in keys[keys.index(mine[0]) :]:
+        if key in mine:
+            del hooks[key]
+        else:
+            hooks.move_to_end(key)
 
 
 def _attached(model: nn.Module, composite: Composite) -> Iterator[tuple[str, nn.Module, Hook]]:
@@ -82,6 +90,8 @@ def _attached(model: nn.Module, composite: Composite) -> Iterator[tuple[str, nn.
         if len(hooks) > 1:
             raise UnknownRuleError(f"{name or 'the model'!r} ({type(module).__name__}) has more than one rule")
         if own and own[0].active:
+            if module._backward_hooks or module._backward_pre_hooks:
+                raise UnknownRuleError(f"{name!r} ({type(module).__name__}) has a backward hook")
             yield name, module, own[0]
 
 
@@ -90,8 +100,6 @@ class _Memory:
 
     def __init__(self) -> None:
         self._room: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-        self._last: Tensor | None = None
-        self._clean = False
 
     def room(self, like: Tensor) -> Tensor:
         """A tensor shaped like ``like`` to write into, valid until the next call: fresh pages cost as much as sums."""
@@ -100,16 +108,6 @@ class _Memory:
         if room is None or room.numel() < like.numel():
             room = self._room[key] = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
         return room.as_strided(like.shape, like.stride())
-
-    def leave(self, relevance: Tensor, clean: bool) -> Tensor:
-        """Note that ``relevance`` leaves a layer, and whether it is 0 wherever the input of the layer is 0."""
-        self._last, self._clean = relevance, clean
-        return relevance
-
-    def is_clean(self, relevance: Tensor) -> bool:
-        """Whether this is, untouched, the relevance that was noted last as clean."""
-        last = self._last
-        return self._clean and last is not None and last.data_ptr() == relevance.data_ptr()
 
 
 class _Propagate(torch.autograd.Function):
@@ -155,6 +153,7 @@ class _SharedRule:
     def __init__(self, module: nn.Module, rule: Hook, memory: _Memory):
         self.rule, self.memory = rule, memory
         self._x: Tensor | None = None
+        self._leaf: Tensor | None = None
         self._calls = 0
 
     def state(self, module: nn.Module, x: Tensor, output: Tensor) -> _State:
@@ -176,26 +175,24 @@ class _SharedRule:
                 f"{type(module).__name__} with {type(self.rule).__name__} is used more than once in one pass"
             )
         self._x = inputs[0]
-        return (inputs[0].detach().requires_grad_(self.graph),)
+        self._leaf = inputs[0].detach().requires_grad_(self.graph)
+        inplace = any(getattr(part, "inplace", False) for part in module.modules())
+        return (self._leaf.clone() if inplace else self._leaf,)  # what others hold is not to be written over
 
     def leave(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Attach the output to the input again."""
-        if self._x is None:
+        if self._x is None or self._leaf is None:
             return None
         if not isinstance(output, Tensor):
             raise UnknownRuleError(f"{type(module).__name__} puts out a {type(output).__name__} in place of one tensor")
-        x, self._x = self._x, None
-        return _Propagate.apply(x, self.state(module, inputs[0], output))
+        x, leaf = self._x, self._leaf
+        self._x = self._leaf = None
+        return _Propagate.apply(x, self.state(module, leaf, output))
 
 
 class _PassState(_State):
-    def __init__(self, output: Tensor, memory: _Memory, rectifies: bool):
-        super().__init__(output, memory)
-        self.rectifies = rectifies
-
     def relevance(self, relevance: Tensor) -> Tensor:
-        # relevance that is 0 where the output of a ReLU is 0 is 0 where its input is negative
-        return self.memory.leave(relevance, self.rectifies and self.memory.is_clean(relevance))
+        return relevance
 
 
 class _SharedPass(_SharedRule):
@@ -204,7 +201,7 @@ class _SharedPass(_SharedRule):
     once = False
 
     def state(self, module: nn.Module, x: Tensor, output: Tensor) -> _State:
-        return _PassState(output.detach(), self.memory, type(module) is nn.ReLU)
+        return _PassState(output.detach(), self.memory)
 
 
 class _NormState(_State):
@@ -214,7 +211,7 @@ class _NormState(_State):
 
     def relevance(self, relevance: Tensor) -> Tensor:
         (pulled,) = torch.autograd.grad(self.graph, self.x, relevance / self.denominator, retain_graph=True)
-        return self.memory.leave(pulled * self.x.detach(), False)
+        return pulled * self.x.detach()
 
 
 class _SharedNorm(_SharedRule):
@@ -275,10 +272,9 @@ class _LinearState(_State):
 
     def __init__(self, rule: Hook, layer: _Layer, x: Tensor, output: Tensor, memory: _Memory):
         super().__init__(output, memory)
-        self.rule, self.layer, self.x = rule, layer, x
+        self.rule, self.layer, self.x, self.version = rule, layer, x, x._version
         self.nonnegative = bool((x.amin() if x.numel() else x.sum()) >= 0)
         branches = _BRANCHES[type(rule)]
-        self.clean = all(kind in ("same", *_BOTH) for branch in branches for kind in branch.inputs)
         self.later: _Branch | None = None
         if type(rule) is zennit_rules.Gamma:
             branches, self.later = branches[:1], branches[1]
@@ -301,7 +297,10 @@ class _LinearState(_State):
             outputs = self.layer.forward(inputs[0], weights[0], biases[0])
             for x, weight, bias in zip(inputs[1:], weights[1:], biases[1:], strict=True):
                 outputs = outputs + self.layer.forward(x, weight, bias)
-        denominator = _stabilizer(rule)(outputs)
+        stabilizer = _stabilizer(rule)
+        denominator = stabilizer(outputs)
+        if not isinstance(stabilizer, Stabilizer):  # a function may give the outputs themselves, or one number for all
+            denominator = torch.empty_like(outputs).copy_(denominator)
         scale = _scale(rule, branch)
         if scale != 1:
             denominator = denominator / scale
@@ -311,23 +310,19 @@ class _LinearState(_State):
         return _Term(self.layer, weights, factors, denominator)
 
     def relevance(self, relevance: Tensor) -> Tensor:
-        if self.later is not None and self._lands_on_inactive(relevance):
-            output = self.layer.forward(self.x, *self.layer.parameters)
-            self.terms.append(self._term(self.later, output))
-            self.later = None
+        if self.x._version != self.version:
+            raise UnknownRuleError("the input of a layer is written over after its use")
         total: Tensor | None = None
-        for term in self.terms:
+        for term in self.terms:  # may grow on the way
             ratio = torch.div(relevance, term.denominator, out=self.memory.room(term.denominator))
+            if self.later is not None and torch.count_nonzero(ratio) < torch.count_nonzero(relevance):
+                # relevance has landed on inactive units, where the first branch of the gamma rule divides by infinity
+                self.terms.append(self._term(self.later, self.layer.forward(self.x, *self.layer.parameters)))
+                self.later = None
             part = term.relevance(ratio, self.x)
             total = part if total is None else total.add_(part)
         assert total is not None
-        return self.memory.leave(total, self.clean)
-
-    def _lands_on_inactive(self, relevance: Tensor) -> bool:
-        """Whether the first branch of the gamma rule loses relevance."""
-        if self.memory.is_clean(relevance):
-            return False
-        return bool(((self.terms[0].denominator == math.inf) & (relevance != 0)).any())
+        return total
 
 
 class _SharedLinear(_SharedRule):
@@ -428,6 +423,8 @@ _REPEATABLE = (
     rules.ClosedForm,
     rules.MinTakeMost,
     rules.Midpoint,
+    rules.SoftTakeMost,
+    rules.Detection,
     zennit_rules.ReLUDeconvNet,
     zennit_rules.ReLUGuidedBackprop,
     zennit_rules.ReLUBetaSmooth,
@@ -449,4 +446,6 @@ def _shared(name: str, module: nn.Module, rule: Hook, memory: _Memory) -> _Share
         raise UnknownRuleError(
             f"{kind.__name__} is put on {name!r}, which is a {type(module).__name__} and no linear layer"
         )
+    if "forward" in vars(module) or {*module._parameters} != {"weight", "bias"}:
+        raise UnknownRuleError(f"{name!r} is a {type(module).__name__} with changes of its own")
     return _SharedLinear(module, rule, memory)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -128,7 +130,8 @@ def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None =
 def _cached(entry: Any) -> dict[str, Tensor]:
     """Weights through torchvision's loader, or ``ValueError`` that says what to do without a network."""
     try:
-        state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True)
+        with contextlib.redirect_stdout(sys.stderr):  # where torch says that it downloads
+            state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True)
     except Exception as error:
         place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise ValueError(
