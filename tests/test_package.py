@@ -16,7 +16,7 @@ LAYERS = [
     ["functional", "affine", "arrays", "tabular", "elbow", "guard", "picture"],
     ["layer"],
     ["types", "heads"],
-    ["rules", "softmax"],
+    ["rules", "softmax", "terms"],
     ["neuralize", "shared"],
     ["composites", "canonizers"],
     ["attribution", "routes"],

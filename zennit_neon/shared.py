@@ -14,23 +14,18 @@ inactive units.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
-from inspect import getclosurevars
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from zennit import rules as zennit_rules
-from zennit.core import Composite, Hook, Stabilizer, zero_wrap
+from zennit.core import Composite, Hook
 
 from . import rules
+from .terms import BRANCHES, LINEAR, Branch, Layer, UnknownRuleError, scale_of, stabilizer_of, term
 
 __all__ = ["UnknownRuleError", "sharing"]
-
-
-class UnknownRuleError(Exception):
-    """A rule or a layer whose passes can not be shared; the message says which."""
 
 
 @contextlib.contextmanager
@@ -220,107 +215,36 @@ class _SharedNorm(_SharedRule):
     graph = True
 
     def state(self, module: nn.Module, x: Tensor, output: Tensor) -> _State:
-        return _NormState(x, output, _stabilizer(self.rule)(output.detach()), self.memory)
-
-
-class _Branch(NamedTuple):
-    """Terms of a rule that share a denominator; numbers are positions in the modifiers of Zennit's hook."""
-
-    terms: tuple[int, ...]
-    inputs: tuple[str, ...]
-    signs: tuple[int, ...] = (1, 1, 1)
-    #: Only outputs of this sign take part, if not 0.
-    sign: int = 0
-
-
-_BOTH = ("positive", "negative")
-_BRANCHES: dict[type, tuple[_Branch, ...]] = {
-    zennit_rules.Epsilon: (_Branch((0,), ("same",)),),
-    zennit_rules.Gamma: (_Branch((0, 1), _BOTH, sign=1), _Branch((2, 3), _BOTH, sign=-1)),
-    zennit_rules.ZPlus: (_Branch((0, 1), _BOTH),),
-    zennit_rules.AlphaBeta: (_Branch((0, 1), _BOTH), _Branch((2, 3), _BOTH)),
-    zennit_rules.ZBox: (_Branch((0, 1, 2), ("same", "bound", "bound"), (1, -1, -1)),),
-    zennit_rules.WSquare: (_Branch((0,), ("ones",)),),
-    zennit_rules.Flat: (_Branch((0,), ("ones",)),),
-}
-
-
-class _Term:
-    """One denominator, and the modified layers that share it."""
-
-    def __init__(self, layer: _Layer, weights: list[Tensor], inputs: list[Tensor | None], denominator: Tensor):
-        self.layer, self.denominator = layer, denominator
-        # several layers with one output are one layer with several inputs, unless channels come in groups
-        self.parts = [(weight, [x]) for weight, x in zip(weights, inputs, strict=True)]
-        if len(weights) > 1 and layer.joins:
-            self.parts = [(torch.cat(weights, layer.in_dim), inputs)]
-
-    def relevance(self, ratio: Tensor, like: Tensor) -> Tensor:
-        """Relevance of the input (shaped ``like``), given that of the output over the denominator."""
-        total: Tensor | None = None
-        for weight, inputs in self.parts:
-            pulled = self.layer.transposed(ratio, weight, like, len(inputs))
-            for part, x in zip(pulled.chunk(len(inputs), self.layer.features), inputs, strict=True):
-                flow = part if x is None else part.mul_(x)
-                total = flow if total is None else total + flow
-        assert total is not None
-        return total
+        return _NormState(x, output, stabilizer_of(self.rule)(output.detach()), self.memory)
 
 
 class _LinearState(_State):
     """A rule of Zennit on a linear layer."""
 
-    def __init__(self, rule: Hook, layer: _Layer, x: Tensor, output: Tensor, memory: _Memory):
+    def __init__(self, rule: Hook, layer: Layer, x: Tensor, output: Tensor, memory: _Memory):
         super().__init__(output, memory)
         self.rule, self.layer, self.x, self.version = rule, layer, x, x._version
         self.nonnegative = bool((x.amin() if x.numel() else x.sum()) >= 0)
-        branches = _BRANCHES[type(rule)]
-        self.later: _Branch | None = None
+        branches = BRANCHES[type(rule)]
+        self.later: Branch | None = None
         if type(rule) is zennit_rules.Gamma:
             branches, self.later = branches[:1], branches[1]
-        self.terms = [self._term(branch, output) for branch in branches if _scale(rule, branch) != 0]
-
-    def _term(self, branch: _Branch, output: Tensor) -> _Term:
-        rule: Any = self.rule
-        weights, biases, inputs = [], [], []
-        for position, kind, sign in zip(branch.terms, branch.inputs, branch.signs, strict=False):
-            if kind == "negative" and self.nonnegative:
-                continue
-            weight, bias = self.layer.modified(rule.param_modifiers[position])
-            weights.append(weight if sign == 1 else -weight)
-            biases.append(bias if bias is None or sign == 1 else -bias)
-            same = kind == "same" or (kind == "positive" and self.nonnegative)
-            inputs.append(self.x if same else rule.input_modifiers[position](self.x))
-        if type(rule) is zennit_rules.Epsilon and not rule.param_modifiers[0].zero_params:
-            outputs = output
-        else:
-            outputs = self.layer.forward(inputs[0], weights[0], biases[0])
-            for x, weight, bias in zip(inputs[1:], weights[1:], biases[1:], strict=True):
-                outputs = outputs + self.layer.forward(x, weight, bias)
-        stabilizer = _stabilizer(rule)
-        denominator = stabilizer(outputs)
-        if not isinstance(stabilizer, Stabilizer):  # a function may give the outputs themselves, or one number for all
-            denominator = torch.empty_like(outputs).copy_(denominator)
-        scale = _scale(rule, branch)
-        if scale != 1:
-            denominator = denominator / scale
-        if branch.sign:  # relevance over infinity is no relevance
-            denominator = torch.where(output > 0 if branch.sign > 0 else output < 0, denominator, math.inf)
-        factors: list[Tensor | None] = [None] if branch.inputs == ("ones",) else [*inputs]
-        return _Term(self.layer, weights, factors, denominator)
+        branches = tuple(branch for branch in branches if scale_of(rule, branch) != 0)
+        self.terms = [term(rule, branch, layer, x, output, self.nonnegative) for branch in branches]
 
     def relevance(self, relevance: Tensor) -> Tensor:
         if self.x._version != self.version:
             raise UnknownRuleError("the input of a layer is written over after its use")
         total: Tensor | None = None
-        for term in self.terms:  # may grow on the way
-            ratio = torch.div(relevance, term.denominator, out=self.memory.room(term.denominator))
+        for part in self.terms:  # may grow on the way
+            ratio = torch.div(relevance, part.denominator, out=self.memory.room(part.denominator))
             if self.later is not None and torch.count_nonzero(ratio) < torch.count_nonzero(relevance):
                 # relevance has landed on inactive units, where the first branch of the gamma rule divides by infinity
-                self.terms.append(self._term(self.later, self.layer.forward(self.x, *self.layer.parameters)))
+                output = self.layer.forward(self.x, *self.layer.parameters)
+                self.terms.append(term(self.rule, self.later, self.layer, self.x, output, self.nonnegative))
                 self.later = None
-            part = term.relevance(ratio, self.x)
-            total = part if total is None else total.add_(part)
+            flow = part.relevance(ratio, self.x)
+            total = flow if total is None else total.add_(flow)
         assert total is not None
         return total
 
@@ -330,93 +254,14 @@ class _SharedLinear(_SharedRule):
 
     def __init__(self, module: nn.Module, rule: Hook, memory: _Memory):
         super().__init__(module, rule, memory)
-        self.layer = _Layer(module)
-        _stabilizer(rule)  # it had better be there
+        self.layer = Layer(module)
+        stabilizer_of(rule)  # it had better be there
 
     def state(self, module: Any, x: Tensor, output: Tensor) -> _State:
         if type(module) is not nn.Linear and x.ndim != module.weight.ndim:
             raise UnknownRuleError(f"{type(module).__name__} is used without a batch dimension")
         return _LinearState(self.rule, self.layer, x, output.detach(), self.memory)
 
-
-class _Layer:
-    """A linear layer as a function of its parameters, and the transposed function."""
-
-    def __init__(self, module: Any):
-        self.module = module
-        self.features, self.in_dim, self.joins = -1, 1, True
-        self.convolution: tuple[Any, ...] | None = None
-        if type(module) is nn.Linear:
-            return
-        self.features, self.in_dim, self.joins = 1, 0 if module.transposed else 1, module.groups == 1
-        if module.padding_mode != "zeros":
-            raise UnknownRuleError(f"{type(module).__name__} pads with {module.padding_mode!r}")
-        padding = module.padding
-        if isinstance(padding, str):
-            total = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-            if padding == "same" and any(size % 2 for size in total):
-                raise UnknownRuleError(f"{type(module).__name__} pads unevenly")
-            padding = [size // 2 if padding == "same" else 0 for size in total]
-        self.convolution = (
-            list(module.stride),
-            list(padding),
-            list(module.dilation),
-            module.transposed,
-            list(module.output_padding),
-            module.groups,
-        )
-
-    @property
-    def parameters(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as they are in use, canonizers applied."""
-        bias = self.module.bias
-        return self.module.weight.detach(), None if bias is None else bias.detach()
-
-    def modified(self, modifier: Any) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as a ``ParamMod`` of Zennit makes them."""
-        change = zero_wrap(modifier.zero_params)(modifier.modifier)
-        weight, bias = self.parameters
-        return change(weight, "weight"), None if bias is None else change(bias, "bias")
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer with other parameters."""
-        if self.convolution is None:
-            return nn.functional.linear(x, weight, bias)
-        return torch.ops.aten.convolution(x, weight, bias, *self.convolution)
-
-    def transposed(self, ratio: Tensor, weight: Tensor, like: Tensor, repeats: int) -> Tensor:
-        """The transposed layer, from the outputs to ``repeats`` times the features of ``like``."""
-        if self.convolution is None:
-            return ratio @ weight
-        if repeats > 1:
-            like = like.new_empty(like.shape[0], repeats * like.shape[1], *like.shape[2:])  # for its shape
-        wanted = (True, False, False)
-        return torch.ops.aten.convolution_backward(ratio, like, weight, None, *self.convolution, wanted)[0]
-
-
-def _stabilizer(rule: Any) -> Any:
-    """The function that a rule of Zennit applies to its denominators."""
-    found = getclosurevars(rule.gradient_mapper).nonlocals.get("stabilizer_fn")
-    if found is None:
-        raise UnknownRuleError(f"{type(rule).__name__} of this version of Zennit stabilises in a way that is not known")
-    return found
-
-
-def _scale(rule: Any, branch: _Branch) -> float:
-    """What a rule multiplies the terms of a branch with (the alpha and beta of ``AlphaBeta``)."""
-    probe = [float(position == branch.terms[0]) for position in range(len(rule.input_modifiers))]
-    return float(rule.reducer(probe, probe))
-
-
-_LINEAR = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 
 #: Rules whose hooks give the same answer in every backward pass, and cost little.
 _REPEATABLE = (
@@ -440,9 +285,9 @@ def _shared(name: str, module: nn.Module, rule: Hook, memory: _Memory) -> _Share
         return _SharedPass(module, rule, memory)
     if kind is zennit_rules.Norm:
         return _SharedNorm(module, rule, memory)
-    if kind not in _BRANCHES:
+    if kind not in BRANCHES:
         raise UnknownRuleError(f"the rule {kind.__name__} (at {name!r}) is not one of Zennit's")
-    if type(module) not in _LINEAR:
+    if type(module) not in LINEAR:
         raise UnknownRuleError(
             f"{kind.__name__} is put on {name!r}, which is a {type(module).__name__} and no linear layer"
         )

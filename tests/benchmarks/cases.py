@@ -142,7 +142,6 @@ def importing(repeats: int, quick: bool) -> Section:
 def pictures(repeats: int, quick: bool) -> Section:
     """All clusters of an image, against one pass of Zennit for each."""
     size = 96 if quick else 448
-    repeats = min(repeats, 3)
     rows, targets = [], []
     for block in (3, 5):
         case = images.Case(block, size)
