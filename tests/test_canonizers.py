@@ -292,3 +292,26 @@ def test_training_goes_on_after_an_explanation():
     model(x).amin(1).sum().backward()
     optimizer.step()
     assert not torch.equal(model.layer.centroids, old)
+
+
+def test_a_distance_layer_of_ones_own_is_found_by_its_centroids():
+    class Distance(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+            setattr(self, name, nn.Parameter(torch.randn(3, 4)))
+
+        def forward(self, x):
+            return torch.cdist(x, getattr(self, self.name))
+
+    x = torch.randn(10, 4)
+    for name in ("cluster_centers", "centroids", "centers"):
+        model = nn.Sequential(nn.Sequential(nn.Identity(), Distance(name)))
+        nearest = model(x).argmin(1)
+        with Neon(canonizers=[KMeansCanonizer(beta=1.0)]).context(model):
+            assert torch.equal(model(x).argmax(1), nearest)
+        assert isinstance(model[0][1], Distance)
+    other = nn.Sequential(Distance("weights"), neon_head := NeuralizedKMeans(torch.eye(3), beta=1.0))
+    with Neon(canonizers=[KMeansCanonizer()]).context(other):
+        assert isinstance(other[0], Distance)
+        assert other[1] is neon_head

@@ -11,8 +11,7 @@ from zennit.canonizers import Canonizer
 
 from .functional import check_beta
 from .heads import Head
-from .layer import CentroidDistance
-from .neuralize import neuralize
+from .neuralize import centers_of, neuralize
 
 __all__ = ["KMeansCanonizer"]
 
@@ -25,8 +24,9 @@ class KMeansCanonizer(Canonizer):
 
     Parameters
     ----------
-    kinds : type or tuple of types
-        Classes of the layers to replace.
+    kinds : type or tuple of types, optional
+        Classes of the layers to replace; :class:`~zennit_neon.layer.CentroidDistance`, and any layer without children
+        that holds ``cluster_centers``, ``centroids`` or ``centers`` (K, d), if not given.
     neuralizer : callable, optional
         Makes a head of such a layer; :func:`zennit_neon.neuralize` if not given, which knows layers with
         ``cluster_centers`` or ``centroids``.
@@ -37,6 +37,7 @@ class KMeansCanonizer(Canonizer):
     --------
     >>> import torch
     >>> from zennit.composites import EpsilonPlus
+    >>> from zennit_neon.layer import CentroidDistance
     >>> from zennit_neon.composites import Neon
     >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Sequential(CentroidDistance(torch.eye(2))))
     >>> with Neon(EpsilonPlus(), canonizers=[KMeansCanonizer(beta=1.0)]).context(model):
@@ -48,7 +49,7 @@ class KMeansCanonizer(Canonizer):
 
     def __init__(
         self,
-        kinds: type[nn.Module] | tuple[type[nn.Module], ...] = CentroidDistance,
+        kinds: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
         neuralizer: Callable[[Any], Head] = neuralize,
         beta: float | None = None,
     ):
@@ -72,14 +73,16 @@ class KMeansCanonizer(Canonizer):
         ValueError
             If the model itself is such a layer: it has no parent in which it could be replaced.
         """
-        if isinstance(root_module, self.kinds):
+        if self._applies(root_module):
             raise ValueError(
                 f"the model is nothing but a {type(root_module).__name__}, which can not be replaced in place: use "
                 "zennit_neon.neuralize(model)"
             )
         found: list[tuple[nn.Module, str, nn.Module]] = []
         for parent in root_module.modules():
-            found += [(parent, name, child) for name, child in parent._modules.items() if isinstance(child, self.kinds)]
+            if not isinstance(parent, Head):
+                children = ((name, child) for name, child in parent._modules.items() if child is not None)
+                found += [(parent, name, child) for name, child in children if self._applies(child)]
         applied: list[KMeansCanonizer] = []
         try:
             for parent, name, child in found:
@@ -92,6 +95,12 @@ class KMeansCanonizer(Canonizer):
                 instance.remove()
             raise
         return applied
+
+    def _applies(self, module: nn.Module) -> bool:
+        """Whether this is a layer to replace."""
+        if self.kinds is not None:
+            return isinstance(module, self.kinds)
+        return not isinstance(module, Head) and not any(module.children()) and centers_of(module) is not None
 
     def _head(self, layer: nn.Module) -> Head:
         head = copy.deepcopy(self.neuralizer(layer))

@@ -13,7 +13,7 @@ from .affine import Affine, RowNorm
 from .heads import Head, NeuralizedKMeans
 from .softmax import NeuralizedSoftmax
 
-__all__ = ["neuralize", "affine_step"]
+__all__ = ["neuralize", "affine_step", "centers_of"]
 
 Made = TypeVar("Made")
 Adapters = dict[tuple[str, str], Callable[[Any], Made]]
@@ -122,7 +122,7 @@ def _(clustering: nn.Module) -> Head:
 @_to_head.register(nn.Module)
 def _(clustering: nn.Module) -> Head:
     """Deep clusterings, by the names that their public implementations use."""
-    centers = _centers(clustering)
+    centers = centers_of(clustering)
     if centers is not None:
         return NeuralizedKMeans(centers)
     if isinstance(clustering, nn.ModuleList) or hasattr(clustering, "cluster_head"):
@@ -132,7 +132,7 @@ def _(clustering: nn.Module) -> Head:
             if "head must be chosen" in str(error):
                 raise ValueError(f"{error}, with NeuralizedSoftmax.from_scan(..., head=...)") from None
             raise
-    inside = [name for name, module in clustering.named_modules() if _centers(module) is not None]
+    inside = [name for name, module in clustering.named_modules() if centers_of(module) is not None]
     raise TypeError(
         f"clustering is a {type(clustering).__name__}, of which nothing is known: give its cluster layer "
         + (f"({inside[0]!r} has centroids)" if inside else "(a torch Linear), or its centroids (K, d)")
@@ -140,7 +140,7 @@ def _(clustering: nn.Module) -> Head:
     )
 
 
-def _centers(module: nn.Module) -> Tensor | None:
+def centers_of(module: nn.Module) -> Tensor | None:
     """Centroids (K, d) of a distance layer."""
     found = (getattr(module, name, None) for name in ("cluster_centers", "centroids", "centers"))
     return next((value for value in found if isinstance(value, Tensor) and value.ndim == 2), None)
