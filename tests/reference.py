@@ -153,3 +153,42 @@ def student_t(z, centroids, alpha):
     """Soft assignment of DEC: Student's t of the distance of one point, normalised over clusters."""
     q = np.array([(1 + np.sum((z - mu) ** 2) / alpha) ** (-(alpha + 1) / 2) for mu in centroids])
     return q / q.sum()
+
+
+def kernel_relevance(x, sets, weights, gamma, c, beta):
+    """Eqs. 6 to 10 for one point, pair by pair: evidence, R_k keyed by competitor, and relevance of features."""
+    x = np.asarray(x, dtype=np.float64)
+    sets = [np.asarray(part, dtype=np.float64) for part in sets]
+    weights = [np.asarray(part, dtype=np.float64) for part in weights]
+    h, share = {}, {}
+    for k in range(len(sets)):
+        if k != c:
+            pair = np.array([[(2 * (u - v)) @ x + v @ v - u @ u for v in sets[k]] for u in sets[c]])  # h_ijk
+            inner = [_lme(pair[:, j], gamma, weights[c]) for j in range(len(sets[k]))]  # h_jk
+            h[k] = _lme(inner, -gamma, weights[k])
+            p = np.array([_shares(pair[:, j], gamma, weights[c]) for j in range(len(sets[k]))]).T  # over i
+            share[k] = p * _shares(inner, -gamma, weights[k])[None], pair
+    f = min(h.values())
+    through = min_take_most(h, f, beta)
+    relevance = np.zeros_like(x)
+    for k, (parts, pair) in share.items():
+        for i, u in enumerate(sets[c]):
+            for j, v in enumerate(sets[k]):
+                passed = parts[i, j] * through[k] * pair[i, j] / h[k]  # dissipation
+                z = (x - (u + v) / 2) * 2 * (u - v)
+                relevance += z / z.sum() * passed
+    return f, through, relevance
+
+
+def _lme(values, sharpness, weights):
+    """Log-mean-exp with weights."""
+    scaled = sharpness * np.asarray(values)
+    top = scaled.max()
+    return (top + math.log(np.sum(weights * np.exp(scaled - top)))) / sharpness
+
+
+def _shares(values, sharpness, weights):
+    """Soft take-most with weights."""
+    scaled = np.log(weights) + sharpness * np.asarray(values)
+    shares = np.exp(scaled - scaled.max())
+    return shares / shares.sum()

@@ -13,10 +13,11 @@ PACKAGE = Path(zennit_neon.__file__).parent
 
 #: From the bottom to the top; a module may import those that stand before it (docs/architecture.md).
 LAYERS = [
-    ["functional", "affine", "arrays", "tabular", "elbow", "guard", "picture"],
+    ["functional", "affine", "arrays", "tabular", "elbow", "guard", "picture", "pooling"],
     ["layer"],
+    ["support"],
     ["types", "heads"],
-    ["rules", "softmax", "terms"],
+    ["rules", "softmax", "kernel", "terms"],
     ["neuralize", "shared"],
     ["composites", "canonizers"],
     ["attribution", "routes"],

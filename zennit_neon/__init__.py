@@ -3,6 +3,7 @@
 from .affine import Affine, RowNorm
 from .explanation import Explanation, explain
 from .heads import Head, NeuralizedKMeans
+from .kernel import NeuralizedKernelKMeans
 from .neuralize import affine_step, neuralize
 from .softmax import NeuralizedSoftmax
 
@@ -13,6 +14,7 @@ __all__ = [
     "Explanation",
     "Head",
     "NeuralizedKMeans",
+    "NeuralizedKernelKMeans",
     "NeuralizedSoftmax",
     "RowNorm",
     "affine_step",

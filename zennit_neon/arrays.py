@@ -105,10 +105,11 @@ class Table:
                 if bar is not None:
                     bar.update(stop - start)
 
-    def batch_size(self, n_clusters: int) -> int:
-        """As many items as keep each array of a batch small, but enough for fast matrix products."""
+    def batch_size(self, width: int) -> int:
+        """As many items as keep each array of a batch, with ``width`` numbers a point, small but fast to multiply."""
         locations = int(np.prod(self.shape[2:], dtype=np.int64))
-        rows = max(1024, BATCH_ELEMENTS // max(1, self.shape[1], n_clusters))
+        widest = max(1, self.shape[1], width)
+        rows = max(min(1024, 64 * BATCH_ELEMENTS // widest), BATCH_ELEMENTS // widest)
         return max(1, rows // max(1, locations))
 
     def check(self, place: slice, values: Tensor) -> Tensor:

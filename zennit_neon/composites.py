@@ -16,7 +16,8 @@ from zennit.types import Convolution, MaxPool
 
 from .guard import Snapshot
 from .heads import Head
-from .rules import ClosedForm, Detection, Midpoint, MinTakeMost, SoftTakeMost
+from .rules import ClosedForm, Detection, Dissipate, MaxTakeMost, Midpoint, MinTakeMost, SoftTakeMost
+from .support import LogMeanExpPool
 from .types import Contrast, Evidence, Logits, Minimum, NeonLayer, Normalization, SoftMinimum
 
 __all__ = ["Neon", "NeonVGG", "VGGBlocks"]
@@ -88,6 +89,8 @@ class Neon(Composite):
         heads = ctx.setdefault("neon_heads", {})
         if isinstance(module, Logits):
             return self._logits(ctx, name.rpartition(".")[0], module)
+        if isinstance(module, LogMeanExpPool):
+            return Dissipate(MaxTakeMost() if module.sharpness > 0 else MinTakeMost())
         own = next((hook for group, hook in self.rules if isinstance(module, group)), None)
         foreign = self._foreign(ctx, name, module)
         if isinstance(module, Head):

@@ -62,6 +62,11 @@ class Head(nn.Module):
         return beta
 
     @property
+    def width(self) -> int:
+        """Numbers that are computed for each point."""
+        return self.n_clusters
+
+    @property
     def clusters(self) -> Tensor:
         """Clusters of interest, one for each output."""
         return self.evidence_layer.clusters
@@ -95,7 +100,7 @@ class Head(nn.Module):
         table = Table(X)
         table.check_width(self.n_features)
         total = 0.0
-        size = table.batch_size(self.n_clusters) if batch_size is None else batch_size
+        size = table.batch_size(self.width) if batch_size is None else batch_size
         with torch.no_grad():
             for place, x in table.batches(size, progress, "calibrate", next(self.buffers())):
                 scores = table.check(place, self.evidence_layer.scores(self.rows(x)))
@@ -157,9 +162,13 @@ class Head(nn.Module):
         """
         points = self.points(self.check_input(x))
         self.check_rules(x)
+        return self.check_scores(x, self.network(points).to(x.dtype))
+
+    def network(self, points: Tensor) -> Tensor:
+        """Evidence of points that have passed the row norm."""
         layer, pool = self.evidence_layer, self.pooling_layer
-        evidence = layer(points) if pool is layer else pool(layer(points))
-        return self.check_scores(x, evidence.to(x.dtype))
+        evidence: Tensor = layer(points) if pool is layer else pool(layer(points))
+        return evidence
 
     def after(self, steps: Iterable[Affine | RowNorm]) -> Head:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
@@ -255,13 +264,7 @@ class NeuralizedKMeans(Head):
             raise ValueError(
                 f"steps give {after.out_features} features, but the centroids have {self.centroids.shape[1]}"
             )
-        self.norm = nn.Identity()
-        if norm is not None:
-            center = linear = None
-            if before is not None:
-                before, center = before.centred()
-                linear = before.linear
-            self.norm = UnitNorm(norm.order, center, linear)
+        before, self.norm = norm_layer(before, norm)
         whole = after if before is None else before.then(after)
         self.n_features = whole.in_features
         self.feature_names = None if feature_names is None else tuple(str(name) for name in feature_names)
@@ -271,7 +274,7 @@ class NeuralizedKMeans(Head):
         if soft and (not beta or beta == float("inf")):
             raise ValueError(f"beta must be the stiffness of the soft clustering, above 0 and finite, got {beta}")
         chosen = check_clusters(clusters, self.n_clusters)
-        parts = (*_pull_back(self.centroids, whole), not whole.diagonal, chosen, soft)
+        parts = (*pull_back(self.centroids, whole), not whole.diagonal, chosen, soft)
         if explicit:
             self.contrast = CentroidContrast(*parts, beta=beta if soft else None)
             self.pool = SoftMinPool(chosen) if soft else MinPool(chosen, beta)
@@ -314,6 +317,33 @@ class NeuralizedKMeans(Head):
         return f"n_clusters={self.n_clusters}, n_features={self.n_features}, beta={self.beta}{soft}"
 
 
+def norm_layer(before: Affine | None, norm: RowNorm | None) -> tuple[Affine | None, nn.Module]:
+    """The layer of a row norm between two maps, and the first of them as it is then seen from the norm."""
+    if norm is None:
+        return before, nn.Identity()
+    center = linear = None
+    if before is not None:
+        before, center = before.centred()
+        linear = before.linear
+    return before, UnitNorm(norm.order, center, linear)
+
+
+def as_matrix(values: Any, name: str, shape: str) -> Tensor:
+    """Numbers as a tensor (rows, features) of its own, in the precision they came in."""
+    if isinstance(values, (list, tuple)) and any(isinstance(row, Tensor) for row in values):
+        values = torch.stack([torch.as_tensor(row) for row in values])
+    try:
+        matrix = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be numbers of shape {shape}: {error}") from None
+    matrix = matrix.detach()
+    if matrix.dtype not in (torch.float32, torch.float64):
+        matrix = matrix.to(torch.float32 if matrix.dtype.is_floating_point else torch.float64)
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(matrix.shape)}")
+    return matrix.clone()
+
+
 def check_clusters(clusters: Sequence[int] | None, n_clusters: int) -> Tensor:
     """Clusters of interest as a tensor, all if not given; ``ValueError`` unless they exist and differ."""
     if clusters is None:
@@ -327,17 +357,7 @@ def check_clusters(clusters: Sequence[int] | None, n_clusters: int) -> Tensor:
 
 def _checked_centroids(centroids: Any) -> Tensor:
     """Centroids as a tensor (K, d) in the precision they came in."""
-    if isinstance(centroids, (list, tuple)) and any(isinstance(row, Tensor) for row in centroids):
-        centroids = torch.stack([torch.as_tensor(row) for row in centroids])
-    try:
-        values = centroids if isinstance(centroids, Tensor) else torch.from_numpy(np.array(centroids))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"centroids must be numbers of shape (K, d): {error}") from None
-    values = values.detach()
-    if values.dtype not in (torch.float32, torch.float64):
-        values = values.to(torch.float32 if values.dtype.is_floating_point else torch.float64)
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(f"centroids must have shape (K, d), got {tuple(values.shape)}")
+    values = as_matrix(centroids, "centroids", "(K, d)")
     if len(values) < 2:
         raise ValueError(f"a clustering needs at least 2 clusters to be explained, got {len(values)}")
     bad = (~torch.isfinite(values)).any(1).nonzero()[:, 0].tolist()
@@ -347,10 +367,10 @@ def _checked_centroids(centroids: Any) -> Tensor:
     if len(counts) < len(values):
         twins = (inverse == counts.argmax()).nonzero()[:, 0].tolist()
         raise ValueError(f"clusters {twins} have the same centroid, so no point can be told apart; merge them")
-    return values.clone()
+    return values
 
 
-def _pull_back(centroids: Tensor, step: Affine) -> tuple[Tensor, Tensor, Tensor]:
+def pull_back(centroids: Tensor, step: Affine) -> tuple[Tensor, Tensor, Tensor]:
     """Center, weight and root of the first layer on the input of ``step``, in centred coordinates.
 
     All in float64, whatever the precision of the centroids is. The center is rounded to float32 (where it fits):

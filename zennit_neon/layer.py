@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-class _Stiffness(nn.Module):
+class Stiff(nn.Module):
     """A layer that pools over competitors and knows the stiffness of its rule.
 
     ``beta`` is state of the module (it travels with ``state_dict`` and pickle) but not a buffer: a half-precision
@@ -43,7 +43,7 @@ class _Stiffness(nn.Module):
         self.beta = state["beta"]
 
 
-class _Scores(nn.Module):
+class Scored(nn.Module):
     """A layer that knows the scores of all clusters, and how they compete.
 
     Hard pooling takes the nearest competitor (Prop. 1 and 6, paper 1), soft pooling all of them (Prop. 7). ``shift``
@@ -57,16 +57,21 @@ class _Scores(nn.Module):
     weight: Tensor
     clusters: Tensor
 
-    def pooled(self, scores: Tensor) -> Tensor:
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters."""
+        return len(self.weight)
+
+    def evidence(self, scores: Tensor) -> Tensor:
         """Evidence (N, K, ...) from scores."""
-        threshold = self.shift + math.log(len(self.weight) - 1)
+        threshold = self.shift + math.log(self.n_clusters - 1)
         return functional.soft_evidence(scores, threshold) if self.soft else functional.evidence(scores)
 
     def contest(self, scores: Tensor, cluster: Tensor | None = None) -> functional.Contest:
         """Scores (M, K) of points, pooled for one cluster each."""
         if not self.soft:
             return functional.contest(scores, cluster)
-        return functional.soft_contest(scores, cluster, self.shift + math.log(len(self.weight) - 1))
+        return functional.soft_contest(scores, cluster, self.shift + math.log(self.n_clusters - 1))
 
     def coefficients(self, contest: functional.Contest, beta: float | None, relevance: Tensor | None = None) -> Tensor:
         """Coefficients (M, K) of the rule for the layer below; soft pooling needs no stiffness."""
@@ -80,7 +85,7 @@ class _Scores(nn.Module):
         return evidence.index_select(1, self.clusters)
 
 
-class _Centroids(_Scores, _Stiffness):
+class Centroids(Scored, Stiff):
     """Weights and roots of the first layer, in centred coordinates (see :func:`zennit_neon.functional.scores`)."""
 
     center: Tensor
@@ -134,7 +139,7 @@ class _Centroids(_Scores, _Stiffness):
         return f"n_clusters={len(self.weight)}, n_features={self.weight.shape[1]}, outputs={len(self.clusters)}"
 
 
-class CentroidContrast(_Centroids):
+class CentroidContrast(Centroids):
     r"""Detection layer of neuralised k-means with every neuron explicit (Prop. 1, paper 1).
 
     ``(N, d, ...)`` to ``(N, C, K - 1, ...)``: :math:`h_{ck} = \|x - \mu_k\|^2 - \|x - \mu_c\|^2` for the C clusters
@@ -174,7 +179,7 @@ class CentroidContrast(_Centroids):
         return functional.contrasts(self.scores(self.centred(x)), self.clusters) + self.shift
 
 
-class CentroidEvidence(_Centroids):
+class CentroidEvidence(Centroids):
     """Both layers of neuralised k-means in one, with the evidence of all clusters in O(N K d) (Prop. 1, paper 1).
 
     ``(N, d, ...)`` to ``(N, C, ...)``. Parameters as for :class:`CentroidContrast`; ``beta`` is the stiffness of the
@@ -196,10 +201,10 @@ class CentroidEvidence(_Centroids):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        return self.chosen(self.pooled(self.scores(self.centred(x))))
+        return self.chosen(self.evidence(self.scores(self.centred(x))))
 
 
-class _Logits(_Scores):
+class _Logits(Scored):
     """Weights and biases of a linear cluster layer, as they are: there is no distance, and so no center."""
 
     bias: Tensor
@@ -258,7 +263,7 @@ class LogitContrast(_Logits):
         return functional.contrasts(self.scores(self.centred(x)), self.clusters) + self.shift
 
 
-class LogitEvidence(_Logits, _Stiffness):
+class LogitEvidence(_Logits, Stiff):
     """Both layers of a soft clustering on logits in one, in O(N K d) (Props. 6 and 7, paper 1).
 
     ``(N, d, ...)`` to ``(N, C, ...)``. Parameters as for :class:`LogitContrast`, and ``beta``, the stiffness of the
@@ -278,10 +283,10 @@ class LogitEvidence(_Logits, _Stiffness):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        return self.chosen(self.pooled(self.scores(self.centred(x))))
+        return self.chosen(self.evidence(self.scores(self.centred(x))))
 
 
-class MinPool(_Stiffness):
+class MinPool(Stiff):
     """Minimum over the competitors, dimension 2: ``(N, C, K - 1, ...)`` to ``(N, C, ...)`` (Prop. 1, paper 1).
 
     Parameters

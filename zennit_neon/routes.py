@@ -73,7 +73,7 @@ class Closed:
 
     def batches(self, title: str) -> Iterator[tuple[slice, Tensor]]:
         """Batches of X and their places."""
-        size = self.table.batch_size(self.head.n_clusters) if self.batch_size is None else self.batch_size
+        size = self.table.batch_size(self.head.width) if self.batch_size is None else self.batch_size
         return self.table.batches(size, self.progress, title, next(self.head.buffers()))
 
     def calibrate(self, keep: bool) -> float:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from zennit.core import Hook
 
 from . import functional
+from .support import LogMeanExpPool, SupportContrast
 
-__all__ = ["MinTakeMost", "SoftTakeMost", "Midpoint", "Detection", "ClosedForm"]
+__all__ = ["MinTakeMost", "MaxTakeMost", "SoftTakeMost", "Dissipate", "Midpoint", "Detection", "ClosedForm"]
 
 
 class _Rule(Hook):
@@ -96,11 +97,58 @@ class MinTakeMost(_PoolingRule):
     """
 
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
-        """(N, C, ...) to (N, C, K - 1, ...)."""
+        """(N, C, ...) to (N, C, K - 1, ...), or as for :class:`MaxTakeMost`."""
         contrasts = self.stored_tensors["input"]
+        if isinstance(module, LogMeanExpPool):
+            return _take_most(module, contrasts, relevance)
         if self.competitor is not None:
             return relevance.unsqueeze(2) * _against(self.competitor, module, contrasts)
         return functional.min_take_most(contrasts, relevance, self.stiffness(module))
+
+
+class MaxTakeMost(_Rule):
+    r"""Max-take-most for a :class:`~zennit_neon.support.LogMeanExpPool` over the explained cluster (footnote 1).
+
+    .. math:: R_{ijk} = \mathrm{softmax}_{i \in C_c}(\gamma h_{ijk})\, R_{jk}
+
+    The stiffness is that of the pool. :class:`MinTakeMost` does the same for the pool over competitors.
+    """
+
+    def propagate(self, module: Any, relevance: Tensor) -> Tensor:
+        """(N, C, P, ...) to (N, P, P, ...)."""
+        return _take_most(module, self.stored_tensors["input"], relevance)
+
+
+def _take_most(pool: LogMeanExpPool, activations: Tensor, relevance: Tensor) -> Tensor:
+    """Soft take-most through a log-mean-exp pool."""
+    return pool.unpooled(relevance) * pool.pooled(activations)[1]
+
+
+class Dissipate(_Rule):
+    r"""A take-most rule of a :class:`~zennit_neon.support.LogMeanExpPool`, then dissipation (Eq. 10, paper 1).
+
+    .. math:: R_j \leftarrow R_j \frac{h_j}{h}
+
+    with :math:`h` the pool's output: what lands on weakly activated neurons is not passed on. Over both pools of kernel
+    k-means this is :math:`R_{ijk} \leftarrow R_{ijk} h_{ijk} / h_k`.
+
+    Parameters
+    ----------
+    rule : MaxTakeMost or MinTakeMost
+    """
+
+    def __init__(self, rule: MaxTakeMost | MinTakeMost):
+        super().__init__()
+        self.rule = rule
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"rule": self.rule}
+
+    def propagate(self, module: Any, relevance: Tensor) -> Tensor:
+        """As the rule."""
+        activations = self.stored_tensors["input"]
+        pooled = module.spread(module.pooled(activations)[0])
+        return _take_most(module, activations, relevance) * functional.quotient(activations, pooled)
 
 
 def _against(competitor: int, module: Any, contrasts: Tensor) -> Tensor:
@@ -164,6 +212,9 @@ class Midpoint(_Rule):
         x = self.stored_tensors["input"]
         shift = module.shift if self.competitor is not None else 0.0
         passed = functional.quotient(relevance, self.stored_tensors["output"] - shift)
+        if isinstance(module, SupportContrast):
+            points = module.centred(_points(x))
+            return _unpoints(module.midpoint(points, passed.movedim((1, 2), (-2, -1)).flatten(0, -3)).to(x.dtype), x)
         points = module.centred(_points(x))
         passed = passed.movedim((1, 2), (-2, -1)).flatten(0, -3)  # one row a point: (M, C, K - 1)
         competitor = functional.competitor_index(len(module.weight), module.clusters)
@@ -249,16 +300,25 @@ class ClosedForm(_PoolingRule):
         if not len(row):
             return torch.zeros_like(x)
         beta = self.stiffness(module) if self.competitor is None and not module.soft else None
+        if len(row) == len(points) and bool((row == torch.arange(len(row), device=row.device)).all()):
+            return _unpoints(self._one_each(module, points, scores, targets[row, column], column, beta).to(x.dtype), x)
         # as many targets at a time as there are points: memory stays that of one cluster a point
         for rows, columns in zip(row.split(max(1, len(points))), column.split(max(1, len(points))), strict=True):
-            target, cluster = targets[rows, columns], module.clusters[columns]
-            if self.competitor is None:
-                passed = module.coefficients(module.contest(scores[rows], cluster), beta, target)
-            else:
-                passed, contrast, _ = functional.versus(scores[rows], self.competitor, cluster)
-                passed = passed * functional.quotient(target, contrast)[:, None]
-            total.index_add_(0, rows, self._down(module, points[rows], scores[rows], passed, cluster))
+            found = self._one_each(module, points[rows], scores[rows], targets[rows, columns], columns, beta)
+            total.index_add_(0, rows, found)
         return _unpoints(total.to(x.dtype), x)
+
+    def _one_each(
+        self, module: Any, points: Tensor, scores: Tensor, target: Tensor, column: Tensor, beta: float | None
+    ) -> Tensor:
+        """Relevance of points with one target each."""
+        cluster = module.clusters[column]
+        if self.competitor is None:
+            passed = module.coefficients(module.contest(scores, cluster), beta, target)
+        else:
+            passed, contrast, _ = functional.versus(scores, self.competitor, cluster)
+            passed = passed * functional.quotient(target, contrast)[:, None]
+        return self._down(module, points, scores, passed, cluster)
 
     def _down(self, module: Any, points: Tensor, scores: Tensor, passed: Tensor, cluster: Tensor) -> Tensor:
         """Relevance of points from coefficients."""

@@ -267,6 +267,8 @@ class _SharedLinear(_SharedRule):
 _REPEATABLE = (
     rules.ClosedForm,
     rules.MinTakeMost,
+    rules.MaxTakeMost,
+    rules.Dissipate,
     rules.Midpoint,
     rules.SoftTakeMost,
     rules.Detection,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from zennit.types import SubclassMeta
 
-from . import layer
+from . import layer, support
 
-__all__ = ["Contrast", "Evidence", "Logits", "Minimum", "SoftMinimum", "Normalization", "NeonLayer"]
+__all__ = ["Contrast", "Evidence", "Logits", "Minimum", "SoftMinimum", "SupportPool", "Normalization", "NeonLayer"]
 
 
 class Contrast(metaclass=SubclassMeta):
     """Detection layers whose neurons compare a cluster with one competitor."""
 
-    __subclass__ = (layer.CentroidContrast,)
+    __subclass__ = (layer.CentroidContrast, support.SupportContrast)
 
 
 class Logits(metaclass=SubclassMeta):
@@ -33,10 +33,16 @@ class SoftMinimum(metaclass=SubclassMeta):
     __subclass__ = (layer.SoftMinPool,)
 
 
+class SupportPool(metaclass=SubclassMeta):
+    """Pooling layers over the support vectors of a cluster."""
+
+    __subclass__ = (support.LogMeanExpPool,)
+
+
 class Evidence(metaclass=SubclassMeta):
     """Layers that compute evidence in one step and have a closed-form rule."""
 
-    __subclass__ = (layer.CentroidEvidence, layer.LogitEvidence)
+    __subclass__ = (layer.CentroidEvidence, layer.LogitEvidence, support.SupportEvidence)
 
 
 class Normalization(metaclass=SubclassMeta):
@@ -48,4 +54,4 @@ class Normalization(metaclass=SubclassMeta):
 class NeonLayer(metaclass=SubclassMeta):
     """Any layer of a neuralised clustering."""
 
-    __subclass__ = (Contrast, Logits, Minimum, SoftMinimum, Evidence, Normalization)
+    __subclass__ = (Contrast, Logits, Minimum, SoftMinimum, SupportPool, Evidence, Normalization)

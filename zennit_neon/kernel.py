@@ -1,0 +1,209 @@
+"""Kernel k-means as one module: clusters are sets of support vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .affine import Affine, RowNorm, combine
+from .functional import check_beta
+from .heads import Head, as_matrix, check_clusters, norm_layer, pull_back
+from .layer import MinPool
+from .support import LogMeanExpPool, SupportContrast, SupportEvidence
+
+__all__ = ["NeuralizedKernelKMeans"]
+
+
+class NeuralizedKernelKMeans(Head):
+    r"""Kernel k-means, with clusters given by support vectors, as a network (Eq. 6 and Prop. 5, paper 1).
+
+    .. math:: f_c = \min_{k \neq c} O_k - O_c, \qquad O_k = \mathrm{LME}^{-\gamma}_{j \in C_k}\{\|x - u_j\|^2\}
+              = -\frac{1}{\gamma} \log \sum_{j \in C_k} \pi_j \exp(-\gamma \|x - u_j\|^2)
+
+    The default is one layer whose cost is linear in the number of support vectors. ``explicit=True`` builds the four
+    layers of the paper with all pairs of support vectors. The numbers are the same.
+
+    Parameters
+    ----------
+    support_vectors : sequence of arrays or Tensors, shape (p_k, d)
+        One set for each cluster, at least two, of any sizes; or an array (K, p, d).
+    gamma : float
+        Kernel parameter: :math:`K(x, u) = \exp(-\gamma \|x - u\|^2)`.
+    weights : sequence of arrays or Tensors, shape (p_k,), optional
+        :math:`\pi_j`, positive; 1 / p_k if not given. They need not sum to 1: kernel k-means with centroids of unit
+        norm has :math:`1 / Z_k` for each.
+    beta : float, optional
+        Stiffness of min-take-most (Eq. 2); or call ``calibrate``.
+    clusters : sequence of int, optional
+        Clusters of interest: the outputs of the head, in this order. All clusters compete in any case.
+    explicit : bool
+        Build layers for all pairs; memory grows with the square of the number of support vectors.
+    steps : sequence of Affine and RowNorm
+        Steps between the input and the space of the support vectors. Relevance belongs to the input.
+    labels : sequence, optional
+        Names of the clusters.
+    feature_names : sequence of str, optional
+
+    Raises
+    ------
+    ValueError
+        Shapes, K < 2, an empty set, NaN, equal clusters, gamma or weights that are not positive.
+
+    Examples
+    --------
+    >>> head = NeuralizedKernelKMeans([[[0.0, 0.0], [2.0, 0.0]], [[0.0, 4.0]]], gamma=1.0)
+    >>> head(torch.tensor([[0.5, 0.0], [0.0, 3.0]]))
+    tensor([[ 15.4338, -15.4338],
+            [ -8.6750,   8.6750]])
+    """
+
+    log_weight: Tensor | None
+    support: Tensor
+
+    def __init__(
+        self,
+        support_vectors: Sequence[Any],
+        gamma: float,
+        weights: Sequence[Any] | None = None,
+        *,
+        beta: float | None = None,
+        clusters: Sequence[int] | None = None,
+        explicit: bool = False,
+        steps: Iterable[Affine | RowNorm] = (),
+        labels: Sequence[Any] | None = None,
+        feature_names: Sequence[str] | None = None,
+    ):
+        super().__init__()
+        sets = _checked_sets(support_vectors)
+        self.gamma = _positive(gamma, "gamma")
+        self.sizes = tuple(len(part) for part in sets)
+        self.n_clusters = len(sets)
+        self.explicit = explicit
+        self.register_buffer("support", torch.cat(sets))
+        self.register_buffer("log_weight", _checked_weights(weights, sets))
+        self._check_different()
+        self.steps = tuple(steps)
+        self.labels = None if labels is None else tuple(labels)
+        before, norm, after = combine(self.steps, self.support.shape[1])
+        if after.out_features != self.support.shape[1]:
+            raise ValueError(
+                f"steps give {after.out_features} features, but the support vectors have {self.support.shape[1]}"
+            )
+        before, self.norm = norm_layer(before, norm)
+        whole = after if before is None else before.then(after)
+        self.n_features = whole.in_features
+        self.feature_names = None if feature_names is None else tuple(str(name) for name in feature_names)
+        if self.feature_names is not None and len(self.feature_names) != self.n_features:
+            raise ValueError(f"feature_names has {len(self.feature_names)} names for {self.n_features} features")
+        chosen = check_clusters(clusters, self.n_clusters).to(self.support.device)
+        parts, mixing, beta = pull_back(self.support, whole), not whole.diagonal, check_beta(beta)
+        if explicit:
+            self.contrast = SupportContrast(*parts, mixing=mixing)
+            self.own = LogMeanExpPool(self.sizes, self.gamma, chosen, self.log_weight)
+            self.other = LogMeanExpPool(self.sizes, -self.gamma, chosen, self.log_weight)
+            self.pool = MinPool(chosen, beta)
+        self.evidence = SupportEvidence(
+            *parts, self.sizes, self.gamma, self.log_weight, mixing, chosen, None if explicit else beta
+        )
+
+    @property
+    def evidence_layer(self) -> SupportEvidence:
+        """The layer with ``centred``, ``scores`` and ``redistribute``."""
+        return self.evidence
+
+    @property
+    def pooling_layer(self) -> MinPool | SupportEvidence:
+        """The layer with the stiffness."""
+        return self.pool if self.explicit else self.evidence
+
+    @property
+    def width(self) -> int:
+        """Numbers that are computed for each point."""
+        return len(self.support)
+
+    def network(self, points: Tensor) -> Tensor:
+        """Evidence of points that have passed the row norm."""
+        if not self.explicit:
+            return self.evidence(points)
+        return self.pool(self.other(self.own(self.contrast(points))))
+
+    def after(self, steps: Iterable[Affine | RowNorm]) -> NeuralizedKernelKMeans:
+        """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
+        steps = tuple(steps)
+        if not steps:
+            return self
+        weights = None if self.log_weight is None else self.log_weight.exp().split(list(self.sizes))
+        return NeuralizedKernelKMeans(
+            self.support.split(list(self.sizes)),
+            self.gamma,
+            weights,
+            beta=self.beta,
+            clusters=self.clusters.tolist(),
+            explicit=self.explicit,
+            steps=(*steps, *self.steps),
+            labels=self.labels,
+        )
+
+    def extra_repr(self) -> str:
+        """Sizes for ``print``."""
+        return (
+            f"n_clusters={self.n_clusters}, support={len(self.support)}, n_features={self.n_features}, "
+            f"gamma={self.gamma:g}, beta={self.beta}"
+        )
+
+    def _check_different(self) -> None:
+        """Refuse clusters with the same support vectors and weights: no point could be told apart."""
+        rows = self.support if self.log_weight is None else torch.cat([self.support, self.log_weight[:, None]], 1)
+        known: dict[tuple[Any, ...], int] = {}
+        for k, part in enumerate(rows.split(list(self.sizes))):
+            key = tuple(sorted(map(tuple, part.tolist())))
+            if key in known:
+                raise ValueError(f"clusters {[known[key], k]} have the same support vectors; merge them")
+            known[key] = k
+
+
+def _positive(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be a number above 0, got {value!r}")
+    return number
+
+
+def _checked_sets(support_vectors: Any) -> list[Tensor]:
+    """Support vectors (p_k, d) of each cluster, in one precision."""
+    sets = [as_matrix(part, f"support_vectors[{k}]", "(p, d)") for k, part in enumerate(support_vectors)]
+    if len(sets) < 2:
+        raise ValueError(f"a clustering needs at least 2 clusters to be explained, got {len(sets)}")
+    widths = sorted({part.shape[1] for part in sets})
+    if len(widths) > 1:
+        raise ValueError(f"support_vectors must have the same number of features, got {widths}")
+    empty = [k for k, part in enumerate(sets) if not len(part)]
+    if empty:
+        raise ValueError(f"support_vectors must have at least one vector for each cluster, but {empty} have none")
+    bad = [k for k, part in enumerate(sets) if not bool(torch.isfinite(part).all())]
+    if bad:
+        raise ValueError(f"support_vectors must be finite, but those of clusters {bad} are not")
+    kind = torch.float64 if any(part.dtype == torch.float64 for part in sets) else torch.float32
+    return [part.to(kind) for part in sets]
+
+
+def _checked_weights(weights: Sequence[Any] | None, sets: list[Tensor]) -> Tensor | None:
+    """Logarithms of the weights (P,), float64."""
+    if weights is None:
+        return None
+    if len(weights) != len(sets):
+        raise ValueError(f"weights must be given for each of the {len(sets)} clusters, got {len(weights)}")
+    parts = [torch.as_tensor(part, dtype=torch.float64).detach().to(sets[0].device) for part in weights]
+    for k, (part, vectors) in enumerate(zip(parts, sets, strict=True)):
+        if part.shape != vectors.shape[:1]:
+            raise ValueError(f"weights[{k}] must have shape ({len(vectors)},), got {tuple(part.shape)}")
+        if not bool((part > 0).all() and torch.isfinite(part).all()):
+            raise ValueError(f"weights[{k}] must be positive and finite")
+    return torch.cat(parts).log()

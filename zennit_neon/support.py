@@ -1,0 +1,217 @@
+"""Layers of neuralised kernel clusterings: clusters are sets of support vectors (paper 1, Section III)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import functional
+from .layer import Centroids
+from .pooling import soft_maximum
+
+__all__ = ["LogMeanExpPool", "SupportContrast", "SupportEvidence"]
+
+
+class SupportEvidence(Centroids):
+    r"""All four layers of neuralised kernel k-means in one, linear in the number of support vectors (paper 1, Eq. 6).
+
+    ``(N, d, ...)`` to ``(N, C, ...)``:
+
+    .. math:: f_c = \min_{k \neq c} O_k - O_c, \qquad O_k = \mathrm{LME}^{-\gamma}_{j \in C_k}\{\|x - u_j\|^2\}
+
+    Parameters
+    ----------
+    center : Tensor, shape (d,)
+        Origin of the coordinates in which the layer computes.
+    weight, root : Tensor, shape (P, d)
+        The support vectors of all clusters, one cluster after the other (see :func:`zennit_neon.functional.scores`).
+    sizes : sequence of int
+        How many there are of each cluster.
+    gamma : float
+        Kernel parameter.
+    log_weight : Tensor, shape (P,), optional
+        Logarithm of the weight of each support vector; 1 / p for each of p if not given.
+    mixing : bool
+        Whether features mix between input and support vectors.
+    clusters : Tensor of int64, shape (C,), optional
+        Clusters of interest; all if not given.
+    beta : float, optional
+        Stiffness of the min-take-most rule (Eq. 2).
+    """
+
+    log_weight: Tensor | None
+
+    def __init__(
+        self,
+        center: Tensor,
+        weight: Tensor,
+        root: Tensor,
+        sizes: Sequence[int],
+        gamma: float,
+        log_weight: Tensor | None = None,
+        mixing: bool = False,
+        clusters: Tensor | None = None,
+        beta: float | None = None,
+    ):
+        super().__init__(beta)
+        self.sizes, self.gamma = tuple(sizes), gamma
+        chosen = torch.arange(len(self.sizes), device=weight.device) if clusters is None else clusters
+        self._store(center, weight, root, mixing, chosen, False)
+        self.conserves = max(self.sizes) == 1 and log_weight is None
+        self.register_buffer("log_weight", log_weight)
+        self._recent: tuple[Tensor, int, Tensor] | None = None
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters."""
+        return len(self.sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evidence of the clusters of interest."""
+        return self.chosen(self.evidence(self._pooled(self.centred(x))[0]))
+
+    def get_extra_state(self) -> dict[str, float | None]:
+        """Stiffness and kernel parameter."""
+        return {"beta": self.beta, "gamma": self.gamma}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Stiffness and kernel parameter."""
+        self.beta, self.gamma = state["beta"], state["gamma"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_recent": None}
+
+    def scores(self, centred: Tensor) -> Tensor:
+        """Scores of all clusters, :math:`s_k = |x|^2 - O_k`: (N, d, ...) to (N, K, ...)."""
+        pooled, shares = self._pooled(centred)
+        if not shares.requires_grad:
+            self._recent = (centred, centred._version, shares)  # for redistribute, which mostly comes next
+        return pooled
+
+    def _pooled(self, centred: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of clusters, and the shares of their support vectors."""
+        values = functional.scores(centred, self.weight.to(centred), self.root.to(centred))
+        return soft_maximum(values, self.sizes, self.gamma, self.log_weight)
+
+    def shares(self, centred: Tensor) -> Tensor:
+        r"""Share of each support vector in its cluster (M, P), :math:`\mathrm{softmax}_j(\log \pi_j - \gamma o_j)`."""
+        recent, self._recent = self._recent, None
+        if recent is not None and recent[0] is centred and recent[1] == centred._version:
+            return recent[2]
+        return self._pooled(centred)[1]
+
+    def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
+        r"""Relevance of points (M, d), from coefficients (M, K) for the explained cluster (M,) of each.
+
+        Soft take-most on both pools, dissipation (Eq. 10) and the midpoint rule for all pairs of support vectors at
+        once: the activations that dissipation multiplies with are those that the midpoint rule divides by, so
+
+        .. math:: R = \sum_k a_k \sum_{j \in C_k} q_{jk} (x - u_j)^2, \qquad \textstyle\sum_k a_k = 0
+        """
+        weight, root = self.weight.to(centred), self.root.to(centred)
+        shares = self.shares(centred)
+        sizes = torch.tensor(self.sizes, device=centred.device)
+        spread = coefficients.repeat_interleave(sizes, 1, output_size=len(weight)) * shares
+        relevance = functional.redistribute(centred, spread, weight, root, None, out)
+        if self.mixing:
+            owner = torch.arange(len(sizes), device=centred.device).repeat_interleave(sizes)
+            own = shares * (owner == cluster[:, None])
+            relevance.addcmul_(own @ root, spread @ weight).addcmul_(own @ weight, spread @ root, value=-1)
+        return relevance
+
+    def extra_repr(self) -> str:
+        """Sizes for ``print``."""
+        return f"n_clusters={len(self.sizes)}, support={len(self.weight)}, n_features={self.weight.shape[1]}"
+
+
+class SupportContrast(Centroids):
+    r"""Detection layer of kernel k-means with every neuron explicit: ``(N, d, ...)`` to ``(N, P, P, ...)``.
+
+    .. math:: h_{ij} = \|x - u_j\|^2 - \|x - u_i\|^2 \qquad (\text{layer 1})
+
+    Parameters
+    ----------
+    center, weight, root, mixing
+        As for :class:`SupportEvidence`.
+    """
+
+    def __init__(self, center: Tensor, weight: Tensor, root: Tensor, mixing: bool = False):
+        super().__init__(None)
+        self._store(center, weight, root, mixing, None, False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations of the pairs."""
+        values = self.scores(self.centred(x))
+        return values.unsqueeze(2) - values.unsqueeze(1)
+
+    def midpoint(self, centred: Tensor, passed: Tensor) -> Tensor:
+        """Relevance of points (M, d) by the midpoint rule, from that of the pairs over their activations (M, P, P)."""
+        weight, root = self.weight.to(centred), self.root.to(centred)
+        relevance = functional.redistribute(centred, passed.sum(1) - passed.sum(2), weight, root)
+        if self.mixing:
+            relevance += ((passed @ weight) * root - (passed @ root) * weight).sum(1)
+        return relevance
+
+
+class LogMeanExpPool(nn.Module):
+    r"""Soft maximum or minimum over the support vectors of each cluster (layers 2 and 3 of kernel k-means).
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        How many support vectors each cluster has.
+    sharpness : float
+        :math:`+\gamma` pools the explained cluster, ``(N, P, P, ...)`` to ``(N, C, P, ...)``; :math:`-\gamma` its
+        competitors, ``(N, C, P, ...)`` to ``(N, C, K - 1, ...)``.
+    clusters : Tensor of int64, shape (C,)
+        The explained clusters.
+    log_weight : Tensor, shape (P,), optional
+        Logarithm of the weight of each support vector.
+    """
+
+    clusters: Tensor
+    log_weight: Tensor | None
+
+    def __init__(self, sizes: Sequence[int], sharpness: float, clusters: Tensor, log_weight: Tensor | None = None):
+        super().__init__()
+        self.sizes, self.sharpness = tuple(sizes), sharpness
+        self.register_buffer("clusters", clusters)
+        self.register_buffer("log_weight", log_weight)
+
+    def pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled activations of all clusters, in the place of those of support vectors, and the shares."""
+        if self.sharpness > 0:
+            return soft_maximum(x, self.sizes, self.sharpness, self.log_weight)
+        pooled, shares = soft_maximum(-x.transpose(1, 2), self.sizes, -self.sharpness, self.log_weight)
+        return -pooled.transpose(1, 2), shares.transpose(1, 2)
+
+    def spread(self, pooled: Tensor) -> Tensor:
+        """Give each support vector the value of its cluster."""
+        sizes = torch.tensor(self.sizes, device=pooled.device)
+        return pooled.repeat_interleave(sizes, 1 if self.sharpness > 0 else 2, output_size=sum(self.sizes))
+
+    def unpooled(self, relevance: Tensor) -> Tensor:
+        """Relevance of the outputs, each support vector with that of its cluster."""
+        if self.sharpness > 0:
+            whole = relevance.new_zeros(relevance.shape[0], len(self.sizes), *relevance.shape[2:])
+            return self.spread(whole.index_add(1, self.clusters, relevance))
+        whole = relevance.new_zeros(*relevance.shape[:2], len(self.sizes), *relevance.shape[3:])
+        return self.spread(whole.scatter(2, self.others(relevance), relevance))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled activations."""
+        pooled, _ = self.pooled(x)
+        return pooled.index_select(1, self.clusters) if self.sharpness > 0 else pooled.gather(2, self.others(pooled))
+
+    def others(self, pooled: Tensor) -> Tensor:
+        """Index of the competitors of each cluster, to gather them from (N, C, K, ...)."""
+        index = functional.competitor_index(len(self.sizes), self.clusters)
+        index = index.view(1, *index.shape, *[1] * (pooled.ndim - 3))
+        return index.expand(len(pooled), -1, -1, *pooled.shape[3:])
+
+    def extra_repr(self) -> str:
+        """Sizes for ``print``."""
+        return f"n_clusters={len(self.sizes)}, support={sum(self.sizes)}, sharpness={self.sharpness:g}"
