@@ -109,7 +109,7 @@ class Table:
         """As many items as keep each array of a batch, with ``width`` numbers a point, small but fast to multiply."""
         locations = int(np.prod(self.shape[2:], dtype=np.int64))
         widest = max(1, self.shape[1], width)
-        rows = max(min(1024, 64 * BATCH_ELEMENTS // widest), BATCH_ELEMENTS // widest)
+        rows = max(min(1024, 16 * BATCH_ELEMENTS // widest), BATCH_ELEMENTS // widest)
         return max(1, rows // max(1, locations))
 
     def check(self, place: slice, values: Tensor) -> Tensor:

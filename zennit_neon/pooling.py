@@ -53,15 +53,20 @@ def soft_maximum(
 def _pool(values: Tensor, sharpness: float, log_weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Pool dimension 2 of (N, K, p, ...)."""
     top = values.amax(2, keepdim=True)
-    behind = (values - top) * sharpness
     if log_weight is None:
         # 1 + expm1 is exact where a value is near the top, and 0 where it is far below
-        lower = torch.expm1(behind)
-        mean = lower.mean(2, keepdim=True)
-        shares = lower + 1
+        if values.requires_grad:
+            lower = torch.expm1((values - top) * sharpness)
+            mean, shares = lower.mean(2, keepdim=True), lower + 1
+        else:  # fresh pages cost more than the sums: one array for all
+            shares = values.sub(top).mul_(sharpness).expm1_()
+            mean = shares.mean(2, keepdim=True)
+            shares += 1
         total = shares.sum(2, keepdim=True)
         log_total = torch.where(mean > -0.5, torch.log1p(mean.clamp(min=-0.5)), total.log() - math.log(values.shape[2]))
-        return (top + log_total / sharpness).squeeze(2), shares / total
+        shares = shares / total if values.requires_grad else shares.div_(total)
+        return (top + log_total / sharpness).squeeze(2), shares
+    behind = (values - top) * sharpness
     log_weight = log_weight.to(values).view(1, *log_weight.shape, *[1] * (values.ndim - 3))
     whole = torch.logsumexp(log_weight, 2, keepdim=True)
     rounding = 4 * values.shape[2] * torch.finfo(values.dtype).eps

@@ -114,7 +114,10 @@ class SupportEvidence(Centroids):
         weight, root = self.weight.to(centred), self.root.to(centred)
         shares = self.shares(centred)
         sizes = torch.tensor(self.sizes, device=centred.device)
-        spread = coefficients.repeat_interleave(sizes, 1, output_size=len(weight)) * shares
+        if len(set(self.sizes)) == 1:
+            spread = (shares.unflatten(1, (len(sizes), -1)) * coefficients.unsqueeze(2)).flatten(1)
+        else:
+            spread = shares * coefficients.repeat_interleave(sizes, 1, output_size=len(weight))
         relevance = functional.redistribute(centred, spread, weight, root, None, out)
         if self.mixing:
             owner = torch.arange(len(sizes), device=centred.device).repeat_interleave(sizes)
