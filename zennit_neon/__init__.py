@@ -1,5 +1,9 @@
 """Why is this point in this cluster? NEON explanations of clusterings for Zennit, Captum and scikit-learn."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .affine import Affine, RowNorm
 from .explanation import Explanation, explain
 from .heads import Head, NeuralizedKMeans
@@ -7,12 +11,16 @@ from .kernel import NeuralizedKernelKMeans
 from .neuralize import affine_step, neuralize
 from .softmax import NeuralizedSoftmax
 
+if TYPE_CHECKING:
+    from .cluster import KernelKMeans
+
 __version__ = "0.1.0"
 
 __all__ = [
     "Affine",
     "Explanation",
     "Head",
+    "KernelKMeans",
     "NeuralizedKMeans",
     "NeuralizedKernelKMeans",
     "NeuralizedSoftmax",
@@ -21,3 +29,12 @@ __all__ = [
     "explain",
     "neuralize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs scikit-learn when it is asked for."""
+    if name == "KernelKMeans":
+        from .cluster import KernelKMeans
+
+        return KernelKMeans
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

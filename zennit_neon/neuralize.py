@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .affine import Affine, RowNorm
 from .heads import Head, NeuralizedKMeans
+from .kernel import NeuralizedKernelKMeans
 from .softmax import NeuralizedSoftmax
 
 __all__ = ["neuralize", "affine_step", "centers_of"]
@@ -32,6 +33,7 @@ def neuralize(clustering: Any) -> Head:
         - a fitted ``Pipeline`` that ends in one of them, whose other steps are affine (``StandardScaler``,
           ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA``, ``TruncatedSVD``, feature selection) or a
           ``Normalizer``. Relevance then belongs to the features that go into the pipeline;
+        - a fitted :class:`~zennit_neon.KernelKMeans`, best after ``reduce``;
         - a trained ``faiss.Kmeans``;
         - centroids: an array, a tensor, or a list of them, shape (K, d);
         - a ``torch.nn.Linear`` (or 1 x 1 convolution) that gives cluster logits; of a SCAN model with its
@@ -207,6 +209,11 @@ def _nearest_centroid(estimator: Any) -> NeuralizedKMeans:
     return NeuralizedKMeans(centroids, labels=estimator.classes_.tolist(), feature_names=_names(estimator))
 
 
+def _kernel_kmeans(estimator: Any) -> NeuralizedKernelKMeans:
+    sets = _fitted(estimator, "support_vectors_")
+    return NeuralizedKernelKMeans(sets, estimator.gamma_, estimator.weights_, feature_names=_names(estimator))
+
+
 def _faiss(estimator: Any) -> NeuralizedKMeans:
     return NeuralizedKMeans(_fitted(estimator, "centroids"))
 
@@ -304,6 +311,7 @@ _CLUSTERINGS: Adapters[Head] = {
     ("sklearn", "NearestCentroid"): _nearest_centroid,
     ("sklearn", "Pipeline"): _pipeline,
     ("faiss", "Kmeans"): _faiss,
+    ("zennit_neon", "KernelKMeans"): _kernel_kmeans,
 }
 
 _STEPS: Adapters[Affine | RowNorm | None] = {
