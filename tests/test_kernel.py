@@ -258,7 +258,7 @@ def test_the_soft_maximum_is_between_mean_and_maximum(rng, sharpness):
         ([[[0.0], [1.0]], [[2.0]], [[1.0], [0.0]]], {}, r"clusters \[0, 2\] have the same support vectors"),
         ([[0.0], [1.0]], {}, r"support_vectors\[0\] must have shape \(p, d\), got \(1,\)"),
         ([[[0.0]], [[1.0]]], {"gamma": 0}, "gamma must be a number above 0, got 0"),
-        ([[[0.0]], [[1.0]]], {"gamma": math.inf}, "gamma must be a number above 0"),
+        ([[[0.0]], [[1.0]]], {"gamma": math.nan}, "gamma must be a number above 0"),
         ([[[0.0]], [[1.0]]], {"gamma": "wide"}, "gamma must be a number above 0, got 'wide'"),
         ([[[0.0]], [[1.0]]], {"weights": [[1.0]]}, "weights must be given for each of the 2 clusters, got 1"),
         ([[[0.0]], [[1.0]]], {"weights": [[1.0], [1.0, 2.0]]}, r"weights\[1\] must have shape \(1,\), got \(2,\)"),

@@ -204,8 +204,9 @@ def test_centroids_and_heads():
         (sk.KMeans(1, n_init=1).fit(X), "at least 2 clusters to be explained, got 1"),
         (sk.BisectingKMeans(4).fit(X), "BisectingKMeans can not be neuralised exactly: its predict walks a tree"),
         (sk.DBSCAN().fit(X), "DBSCAN can not be neuralised exactly: it has no rule for new points"),
-        (sk.Birch().fit(X), "nearest of many subclusters"),
-        (GaussianMixture(2).fit(X), "quadrics"),
+        (sk.Birch(), "Birch is not fitted"),
+        (GaussianMixture(2, random_state=0).fit(X), "quadrics; fit it with covariance_type='tied' \\(got 'full'\\)"),
+        (GaussianMixture(3, covariance_type="spherical", random_state=0).fit(X), "quadrics"),
         (sk.AffinityPropagation(affinity="precomputed").fit(-(X @ X.T)), "affinity='precomputed'"),
         (NearestCentroid(metric="manhattan").fit(X, Y), "metric='manhattan' is not linear"),
         (NearestCentroid(priors="empirical").fit(X, Y), "unequal priors"),
@@ -374,3 +375,41 @@ def test_layers_of_torch_can_be_explained(rng):
 def test_modules_that_can_not_be_neuralised(module, error, message):
     with pytest.raises(error, match=message):
         neuralize(module)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("n_clusters", "threshold"), [(None, 2.0), (3, 0.5), (4, 0.2)])
+def test_birch_is_the_nearest_subcluster(table, n_clusters, threshold, scaled):
+    data = StandardScaler().fit_transform(table)[:1000]
+    birch = sk.Birch(n_clusters=n_clusters, threshold=threshold * np.sqrt(data.shape[1]) / 2).fit(data)
+    if len(np.unique(birch.labels_)) < 2:
+        birch = sk.Birch(n_clusters=2, threshold=0.1).fit(data)
+    estimator = make_pipeline(StandardScaler(), birch)
+    estimator[0].fit(table)
+    head = neuralize(estimator if scaled else birch)
+    X = table[:1000] if scaled else data
+    evidence = head(torch.tensor(X))
+    names = np.array(head.labels)
+    assert (names[evidence.argmax(1).numpy()] == (estimator if scaled else birch).predict(X)).all()
+    e = explain(estimator if scaled else birch, X)
+    np.testing.assert_allclose(e.relevance.sum(1), e.evidence, rtol=0, atol=1e-8 * e.evidence.max())
+
+
+@pytest.mark.parametrize("kind", ["tied", "spherical", "diag", "full"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_mixture_with_one_covariance_is_exact(table, kind, scaled):
+    data = StandardScaler().fit_transform(table)[:1000]
+    mixture = GaussianMixture(4, covariance_type="tied", random_state=0, reg_covar=1e-3).fit(data)
+    if kind != "tied":  # a mixture of another kind that happens to have equal covariances
+        d = data.shape[1]
+        shape = {"spherical": (4,), "diag": (4, d), "full": (4, d, d)}[kind]
+        root = np.eye(d) if kind == "full" else 1.0
+        mixture.covariance_type, mixture.precisions_cholesky_ = kind, np.ones(shape) * root * 0.7
+    estimator = make_pipeline(StandardScaler().fit(table), mixture) if scaled else mixture
+    X = table[:1000] if scaled else data
+    evidence = neuralize(estimator)(torch.tensor(X))
+    assert (evidence.argmax(1).numpy() == estimator.predict(X)).all()
+    joint = np.log(mixture.predict_proba(data).clip(1e-300))
+    margin = np.sort(joint, 1)
+    sure = margin[:, -2] > -600  # below, probabilities underflow
+    np.testing.assert_allclose(evidence.amax(1)[sure] / 2, (margin[:, -1] - margin[:, -2])[sure], rtol=1e-6, atol=1e-6)

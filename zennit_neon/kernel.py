@@ -32,7 +32,8 @@ class NeuralizedKernelKMeans(Head):
     support_vectors : sequence of arrays or Tensors, shape (p_k, d)
         One set for each cluster, at least two, of any sizes; or an array (K, p, d).
     gamma : float
-        Kernel parameter: :math:`K(x, u) = \exp(-\gamma \|x - u\|^2)`.
+        Kernel parameter: :math:`K(x, u) = \exp(-\gamma \|x - u\|^2)`. Infinity gives a point to the cluster of the
+        nearest support vector.
     weights : sequence of arrays or Tensors, shape (p_k,), optional
         :math:`\pi_j`, positive; 1 / p_k if not given. They need not sum to 1: kernel k-means with centroids of unit
         norm has :math:`1 / Z_k` for each.
@@ -171,7 +172,7 @@ def _positive(value: Any, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not 0 < number < math.inf:
+    if not number > 0:
         raise ValueError(f"{name} must be a number above 0, got {value!r}")
     return number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -33,6 +34,8 @@ def neuralize(clustering: Any) -> Head:
         - a fitted ``Pipeline`` that ends in one of them, whose other steps are affine (``StandardScaler``,
           ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA``, ``TruncatedSVD``, feature selection) or a
           ``Normalizer``. Relevance then belongs to the features that go into the pipeline;
+        - a fitted ``Birch`` (the nearest of its subclusters), or a ``GaussianMixture`` whose components have one
+          covariance (``covariance_type="tied"``);
         - a fitted :class:`~zennit_neon.KernelKMeans`, best after ``reduce``;
         - a trained ``faiss.Kmeans``;
         - centroids: an array, a tensor, or a list of them, shape (K, d);
@@ -214,6 +217,31 @@ def _kernel_kmeans(estimator: Any) -> NeuralizedKernelKMeans:
     return NeuralizedKernelKMeans(sets, estimator.gamma_, estimator.weights_, feature_names=_names(estimator))
 
 
+def _birch(estimator: Any) -> NeuralizedKernelKMeans:
+    """The cluster of the nearest subcluster: support vectors with a minimum in place of a soft minimum."""
+    centers, labels = _fitted(estimator, "subcluster_centers_"), np.asarray(_fitted(estimator, "subcluster_labels_"))
+    names = np.unique(labels)
+    sets = [centers[labels == name] for name in names]
+    return NeuralizedKernelKMeans(sets, math.inf, labels=names.tolist(), feature_names=_names(estimator))
+
+
+def _gaussian_mixture(estimator: Any) -> NeuralizedKernelKMeans:
+    """Components with one covariance: distances in whitened coordinates, less the logarithm of the prior."""
+    root = np.asarray(_fitted(estimator, "precisions_cholesky_"), dtype=np.float64)
+    kind = estimator.covariance_type
+    if kind != "tied":
+        if not np.allclose(root, root[:1], rtol=1e-9, atol=0):
+            raise ValueError(
+                f"GaussianMixture with different covariances has clusters that are separated by quadrics; fit it with "
+                f"covariance_type='tied' (got {kind!r})"
+            )
+        root = np.full(estimator.means_.shape[1], root[0]) if kind == "spherical" else root[0]
+    whiten = Affine(root) if root.ndim == 1 else Affine(root.T)
+    means = estimator.means_ * root if root.ndim == 1 else estimator.means_ @ root
+    weights = estimator.weights_[:, None]
+    return NeuralizedKernelKMeans(means[:, None], 0.5, weights, steps=[whiten], feature_names=_names(estimator))
+
+
 def _faiss(estimator: Any) -> NeuralizedKMeans:
     return NeuralizedKMeans(_fitted(estimator, "centroids"))
 
@@ -308,6 +336,8 @@ _CLUSTERINGS: Adapters[Head] = {
     ("sklearn", "MiniBatchKMeans"): _nearest_center,
     ("sklearn", "MeanShift"): _nearest_center,
     ("sklearn", "AffinityPropagation"): _affinity_propagation,
+    ("sklearn", "Birch"): _birch,
+    ("sklearn", "GaussianMixture"): _gaussian_mixture,
     ("sklearn", "NearestCentroid"): _nearest_centroid,
     ("sklearn", "Pipeline"): _pipeline,
     ("faiss", "Kmeans"): _faiss,
@@ -337,7 +367,5 @@ _REFUSED = {
     "AgglomerativeClustering": "it has no rule for new points",
     "FeatureAgglomeration": "it clusters features, not points",
     "SpectralClustering": "it has no rule for new points",
-    "Birch": "it assigns to the nearest of many subclusters, not to the nearest cluster",
-    "GaussianMixture": "its clusters are separated by quadrics, not by the nearest centroid",
     "BayesianGaussianMixture": "its clusters are separated by quadrics, not by the nearest centroid",
 }

@@ -28,7 +28,7 @@ def soft_maximum(
     sizes : sequence of int
         Of the K sets; they sum to P.
     sharpness : float
-        :math:`s`, above 0.
+        :math:`s`, above 0; infinity for the maximum, whatever the weights.
     log_weight : Tensor, shape (P,), optional
         :math:`\log \pi_j`; 1 / p for each of a set of p if not given. They need not sum to 1.
 
@@ -53,6 +53,9 @@ def soft_maximum(
 def _pool(values: Tensor, sharpness: float, log_weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Pool dimension 2 of (N, K, p, ...)."""
     top = values.amax(2, keepdim=True)
+    if math.isinf(sharpness):  # the nearest takes all; those that tie share alike
+        shares = (values == top).to(values.dtype)
+        return top.squeeze(2), shares / shares.sum(2, keepdim=True)
     if log_weight is None:
         # 1 + expm1 is exact where a value is near the top, and 0 where it is far below
         if values.requires_grad:

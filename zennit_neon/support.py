@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ class SupportEvidence(Centroids):
         self.sizes, self.gamma = tuple(sizes), gamma
         chosen = torch.arange(len(self.sizes), device=weight.device) if clusters is None else clusters
         self._store(center, weight, root, mixing, chosen, False)
-        self.conserves = max(self.sizes) == 1 and log_weight is None
+        self.conserves = gamma == math.inf or (max(self.sizes) == 1 and log_weight is None)
         self.register_buffer("log_weight", log_weight)
         self._recent: tuple[Tensor, int, Tensor] | None = None
 
