@@ -170,6 +170,23 @@ class Head(nn.Module):
         evidence: Tensor = layer(points) if pool is layer else pool(layer(points))
         return evidence
 
+    def _before(self, steps: tuple[Affine | RowNorm, ...], width: int, what: str) -> Affine:
+        """Take note of the steps before a clustering of ``width`` features, and return the map that they are."""
+        before, norm, after = combine(steps, width)
+        if after.out_features != width:
+            raise ValueError(f"steps give {after.out_features} features, but the {what} have {width}")
+        before, self.norm = norm_layer(before, norm)
+        whole = after if before is None else before.then(after)
+        self.n_features = whole.in_features
+        return whole
+
+    def _named(self, labels: Sequence[Any] | None, feature_names: Sequence[str] | None) -> None:
+        """Take note of names."""
+        self.labels = None if labels is None else tuple(labels)
+        self.feature_names = None if feature_names is None else tuple(str(name) for name in feature_names)
+        if self.feature_names is not None and len(self.feature_names) != self.n_features:
+            raise ValueError(f"feature_names has {len(self.feature_names)} names for {self.n_features} features")
+
     def after(self, steps: Iterable[Affine | RowNorm]) -> Head:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
         raise ValueError(f"a {type(self).__name__} can not be put behind the steps of a Pipeline")
@@ -258,18 +275,8 @@ class NeuralizedKMeans(Head):
         self.n_clusters = len(self.centroids)
         self.explicit = explicit
         self.steps = tuple(steps)
-        self.labels = None if labels is None else tuple(labels)
-        before, norm, after = combine(self.steps, self.centroids.shape[1])
-        if after.out_features != self.centroids.shape[1]:
-            raise ValueError(
-                f"steps give {after.out_features} features, but the centroids have {self.centroids.shape[1]}"
-            )
-        before, self.norm = norm_layer(before, norm)
-        whole = after if before is None else before.then(after)
-        self.n_features = whole.in_features
-        self.feature_names = None if feature_names is None else tuple(str(name) for name in feature_names)
-        if self.feature_names is not None and len(self.feature_names) != self.n_features:
-            raise ValueError(f"feature_names has {len(self.feature_names)} names for {self.n_features} features")
+        whole = self._before(self.steps, self.centroids.shape[1], "centroids")
+        self._named(labels, feature_names)
         beta = check_beta(beta)
         if soft and (not beta or beta == float("inf")):
             raise ValueError(f"beta must be the stiffness of the soft clustering, above 0 and finite, got {beta}")

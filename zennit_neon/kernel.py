@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .affine import Affine, RowNorm, combine
+from .affine import Affine, RowNorm
 from .functional import check_beta
-from .heads import Head, as_matrix, check_clusters, norm_layer, pull_back
+from .heads import Head, as_matrix, check_clusters, pull_back
 from .layer import MinPool
 from .support import LogMeanExpPool, SupportContrast, SupportEvidence
 
@@ -88,18 +88,8 @@ class NeuralizedKernelKMeans(Head):
         self.register_buffer("log_weight", _checked_weights(weights, sets))
         self._check_different()
         self.steps = tuple(steps)
-        self.labels = None if labels is None else tuple(labels)
-        before, norm, after = combine(self.steps, self.support.shape[1])
-        if after.out_features != self.support.shape[1]:
-            raise ValueError(
-                f"steps give {after.out_features} features, but the support vectors have {self.support.shape[1]}"
-            )
-        before, self.norm = norm_layer(before, norm)
-        whole = after if before is None else before.then(after)
-        self.n_features = whole.in_features
-        self.feature_names = None if feature_names is None else tuple(str(name) for name in feature_names)
-        if self.feature_names is not None and len(self.feature_names) != self.n_features:
-            raise ValueError(f"feature_names has {len(self.feature_names)} names for {self.n_features} features")
+        whole = self._before(self.steps, self.support.shape[1], "support vectors")
+        self._named(labels, feature_names)
         chosen = check_clusters(clusters, self.n_clusters).to(self.support.device)
         parts, mixing, beta = pull_back(self.support, whole), not whole.diagonal, check_beta(beta)
         if explicit:

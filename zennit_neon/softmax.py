@@ -88,10 +88,7 @@ class NeuralizedSoftmax(Head):
         self.n_clusters, self.n_features = weight.shape
         self.threshold = _checked_threshold(threshold)
         self.explicit = explicit
-        self.labels = None if labels is None else tuple(labels)
-        self.feature_names = None if feature_names is None else tuple(str(name) for name in feature_names)
-        if self.feature_names is not None and len(self.feature_names) != self.n_features:
-            raise ValueError(f"feature_names has {len(self.feature_names)} names for {self.n_features} features")
+        self._named(labels, feature_names)
         if self.threshold is not None and beta is not None:
             raise ValueError(f"beta is for the relative form; with a threshold the pool is soft, got beta={beta}")
         self.norm = nn.Identity()

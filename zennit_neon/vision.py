@@ -1,15 +1,11 @@
-"""Clusters of the features of images: networks with their weights, and k-means on what a layer makes of pictures."""
+"""Clusters of the features of images: k-means on what a layer makes of pictures, explained in pixels."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +17,7 @@ from .composites import Neon, NeonVGG
 from .guard import evaluating
 from .heads import NeuralizedKMeans
 from .layer import UnitNorm
+from .network import Network, load_vgg16
 from .picture import heatmaps
 
 if TYPE_CHECKING:
@@ -38,121 +35,6 @@ __all__ = [
 
 #: Points that k-means sees at most: 200 MB of features of VGG-16.
 MAX_POINTS = 100_000
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network and how pictures in [0, 1] enter it.
-
-    Attributes
-    ----------
-    model : torch.nn.Module
-    mean, std : tuple of float
-        Of the three channels.
-    """
-
-    model: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def prepare(self, picture: Tensor) -> Tensor:
-        """Normalise pictures (..., 3, H, W) in [0, 1].
-
-        Raises
-        ------
-        ValueError
-            If they have another number of channels.
-        """
-        if picture.ndim < 3 or picture.shape[-3] != len(self.mean):
-            raise ValueError(f"picture must have shape (..., {len(self.mean)}, H, W), got {tuple(picture.shape)}")
-        mean, std = (picture.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (picture - mean) / std
-
-    @property
-    def low(self) -> Tensor:
-        """Black as it enters the network, (1, 3, 1, 1)."""
-        return self.prepare(torch.zeros(1, len(self.mean), 1, 1))
-
-    @property
-    def high(self) -> Tensor:
-        """White as it enters the network, (1, 3, 1, 1)."""
-        return self.prepare(torch.ones(1, len(self.mean), 1, 1))
-
-
-def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None = None) -> Network:
-    """VGG-16 with weights from torchvision or from a file, in evaluation mode.
-
-    Parameters
-    ----------
-    weights : str, path or torchvision.models.VGG16_Weights
-        ``"IMAGENET1K_FEATURES"`` (the convolutions of the original, which both papers use), ``"IMAGENET1K_V1"``
-        (torchvision's own), or a file with a state dict: of all of VGG-16, or of its convolutions alone.
-    normalization : {"IMAGENET1K_FEATURES", "IMAGENET1K_V1"}, optional
-        How a file wants its pictures. If not given, it is told by the file's name, or by a classifier of NaN, which
-        torchvision's file of the original has; else it is that of ``IMAGENET1K_V1``.
-
-    Returns
-    -------
-    Network
-
-    Raises
-    ------
-    ValueError
-        If weights are neither in torch's cache nor downloadable, or a file is not a state dict of VGG-16.
-    """
-    from torchvision.models import VGG16_Weights, vgg16
-
-    known = {entry.name: entry for entry in VGG16_Weights}
-    name = getattr(weights, "name", weights)
-    if isinstance(name, str) and name.rpartition(".")[2] in known:
-        entry = known[name.rpartition(".")[2]]
-        state, style = _cached(entry), normalization or entry.name
-    else:
-        path = Path(weights)
-        state = _read_state(path, sorted(known))
-        names = {Path(entry.url).name: entry.name for entry in VGG16_Weights}
-        original = any(key.startswith("classifier") and bool(torch.isnan(value).any()) for key, value in state.items())
-        style = normalization or names.get(path.name) or ("IMAGENET1K_FEATURES" if original else "IMAGENET1K_V1")
-    if style not in known:
-        raise ValueError(f"normalization must be one of {sorted(known)}, got {normalization!r}")
-    model = vgg16(weights=None, init_weights=False)
-    if not any(key.startswith("features.") for key in state):
-        state = {f"features.{key}": value for key, value in state.items()}
-    expected = {key: value.shape for key, value in model.state_dict().items() if key.startswith("features.")}
-    wrong = [key for key, shape in expected.items() if getattr(state.get(key), "shape", None) != shape]
-    if wrong:
-        raise ValueError(f"weights must be a state dict of VGG-16, but {wrong[0]!r} is missing or has another shape")
-    model.load_state_dict(state, strict=False)
-    transforms = known[style].transforms()
-    return Network(model.eval(), tuple(transforms.mean), tuple(transforms.std))
-
-
-def _cached(entry: Any) -> dict[str, Tensor]:
-    """Weights through torchvision's loader, or ``ValueError`` that says what to do without a network."""
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # where torch says that it downloads
-            state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True)
-    except Exception as error:
-        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-        raise ValueError(
-            f"the weights {entry} are not in {place} and can not be downloaded ({error}): get {entry.url} and put it "
-            "there (or set TORCH_HOME), or give a file as weights"
-        ) from error
-    return state
-
-
-def _read_state(path: Path, known: list[str]) -> dict[str, Tensor]:
-    """A state dict from a file."""
-    if not path.is_file():
-        raise ValueError(f"weights must be one of {known} or an existing file, got {os.fspath(path)!r}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"weights can not be read from {path}: {str(error).splitlines()[0]}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"weights must be a state dict of VGG-16, but {path} holds something else")
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def layer_of_block(model: nn.Module, block: int) -> str:
