@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+import torchvision
 import zennit.core
 from torch import nn
 from zennit.attribution import Gradient
@@ -16,11 +17,11 @@ from zennit.composites import (
     MixedComposite,
     NameMapComposite,
 )
-from zennit.rules import Epsilon
-from zennit.torchvision import SequentialMergeBatchNorm
+from zennit.rules import Epsilon, Gamma, Pass, ZBox
+from zennit.torchvision import SequentialMergeBatchNorm, VGGCanonizer
 
 from zennit_neon import NeuralizedKMeans, RowNorm
-from zennit_neon.composites import Neon
+from zennit_neon.composites import Neon, NeonVGG
 from zennit_neon.rules import ClosedForm, Midpoint, MinTakeMost
 
 
@@ -214,3 +215,47 @@ def test_replaced_keeps_the_trunk():
     assert other.trunk_composite is composite.trunk_composite
     assert other.rules[0][1].beta == 2.0
     assert other.rules[0][1].competitor == 1
+
+
+def _gamma(rule):
+    """The gamma of a rule of Zennit, from what it makes of a weight of 1."""
+    return float(rule.param_modifiers[0].modifier(torch.ones(1), "weight")) - 1
+
+
+def test_vgg_rules_are_those_of_the_papers():
+    vgg = torchvision.models.vgg16(weights=None, init_weights=False).features
+    composite, ctx = NeonVGG(-2.0, 3.0), {}
+    found = {name: composite.mapping(ctx, name, module) for name, module in vgg.named_modules()}
+    convolutions = [found[name] for name, module in vgg.named_modules() if isinstance(module, nn.Conv2d)]
+    assert type(convolutions[0]) is ZBox
+    assert all(type(rule) is Gamma for rule in convolutions[1:])
+    gammas = [_gamma(rule) for rule in convolutions[1:]]
+    assert gammas == pytest.approx([0.25] * 6 + [0.1] * 6)  # 2, 2, 3 convolutions in blocks 1 to 3, then 3 and 3
+    pixels = torch.zeros(1, 3, 2, 2)
+    assert [float(part(pixels).max()) for part in convolutions[0].input_modifiers] == [0.0, -2.0, 3.0]
+    assert all(type(found[name]) is Pass for name, module in vgg.named_modules() if isinstance(module, nn.ReLU))
+    own = NeonVGG(-2.0, 3.0, gammas=[0.5, 0.0]).replaced(beta=2.0)
+    ctx = {}
+    found = [own.mapping(ctx, name, module) for name, module in vgg.named_modules()]
+    assert [_gamma(rule) for rule in found if type(rule) is Gamma] == pytest.approx([0.5] + [0.0] * 11)
+    assert own.rules[0][1].beta == 2.0
+
+
+def test_batch_norms_of_vgg_are_merged_unless_canonizers_are_given():
+    assert [type(canonizer) for canonizer in NeonVGG(0.0, 1.0).canonizers] == [VGGCanonizer]
+    assert NeonVGG(0.0, 1.0, canonizers=[]).replaced().canonizers == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"low": 1.0}, "low must be below high"),
+        ({"high": float("inf")}, "low must be below high, and both finite"),
+        ({"low": torch.tensor([0.0, 2.0, 0.0]).view(1, 3, 1, 1)}, "low must be below high"),
+        ({"gammas": []}, r"gammas must be at least one number of at least 0, got \[\]"),
+        ({"gammas": [0.1, -1.0]}, "gammas must be at least one number of at least 0"),
+    ],
+)
+def test_wrong_bounds_and_gammas_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NeonVGG(**{"low": 0.0, "high": 1.0, **options})

@@ -17,6 +17,7 @@ from zennit_neon import Affine, NeuralizedKernelKMeans, NeuralizedKMeans, RowNor
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
 from zennit_neon.pooling import soft_maximum
+from zennit_neon.rules import Dissipate, MaxTakeMost
 
 SIZES = {"equal": (3, 3, 3), "ragged": (1, 4, 2), "single": (1, 1, 1, 1)}
 
@@ -219,6 +220,30 @@ def test_far_away_points_keep_their_digits_in_float32(rng):
     head = NeuralizedKernelKMeans(sets, 0.3)
     exact = NeuralizedKernelKMeans([part.astype(np.float64) for part in sets], 0.3)(torch.tensor(x.astype(np.float64)))
     assert torch.allclose(head(torch.tensor(x)).double(), exact, rtol=0, atol=1e-4)
+
+
+def test_it_explains_in_inference_mode(rng):
+    head, x = NeuralizedKernelKMeans(_sets(rng), 0.3, beta=1.0), torch.tensor(rng.normal(size=(6, 4)))
+    with torch.inference_mode():
+        inside = explain(head, x).relevance
+    assert torch.equal(inside, explain(head, x).relevance)
+
+
+def test_dissipation_is_asked_of_the_rule_inside(rng):
+    head, x = NeuralizedKernelKMeans(_sets(rng), 0.3, beta=1.0, explicit=True), torch.tensor(rng.normal(size=(6, 4)))
+    h = head.contrast(x)
+    kept = MaxTakeMost()
+    kept.stored_tensors["input"] = h
+    relevance = torch.rand_like(head.own(h))
+    passed = kept.propagate(head.own, relevance)
+    for k, part in enumerate(passed.split(head.sizes, 1)):  # take-most conserves, cluster by cluster
+        assert torch.allclose(part.sum(1), relevance[:, k], rtol=0, atol=1e-12)
+    lossy = Dissipate(MaxTakeMost())
+    lossy.stored_tensors["input"] = h
+    expected = passed * h / head.own.spread(head.own.pooled(h)[0])
+    found = lossy.copy()
+    found.stored_tensors["input"] = h
+    assert torch.allclose(found.propagate(head.own, relevance).nan_to_num(), expected.nan_to_num(), atol=1e-12)
 
 
 def test_copies_compute_the_same(rng):

@@ -4,7 +4,8 @@ import torch
 import zennit.types
 
 from zennit_neon import types
-from zennit_neon.layer import CentroidContrast, CentroidEvidence, MinPool, UnitNorm
+from zennit_neon.layer import CentroidContrast, CentroidEvidence, LogitContrast, MinPool, SoftMinPool, UnitNorm
+from zennit_neon.support import LogMeanExpPool
 
 
 def test_groups_hold_their_layers_and_nothing_of_zennit_does():
@@ -14,6 +15,9 @@ def test_groups_hold_their_layers_and_nothing_of_zennit_does():
         types.Evidence: CentroidEvidence(eye[0], eye, eye),
         types.Minimum: MinPool(torch.arange(2)),
         types.Normalization: UnitNorm(),
+        types.Logits: LogitContrast(eye, eye[0]),
+        types.SoftMinimum: SoftMinPool(torch.arange(2)),
+        types.SupportPool: LogMeanExpPool([1, 1], 1.0, torch.arange(2)),
     }
     for group, layer in layers.items():
         assert isinstance(layer, group)

@@ -147,8 +147,10 @@ class Dissipate(_Rule):
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """As the rule."""
         activations = self.stored_tensors["input"]
+        rule = self.rule.copy()
+        rule.stored_tensors.update(self.stored_tensors)
         pooled = module.spread(module.pooled(activations)[0])
-        return _take_most(module, activations, relevance) * functional.quotient(activations, pooled)
+        return rule.propagate(module, relevance) * functional.quotient(activations, pooled)
 
 
 def _against(competitor: int, module: Any, contrasts: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class SupportEvidence(Centroids):
     def scores(self, centred: Tensor) -> Tensor:
         """Scores of all clusters, :math:`s_k = |x|^2 - O_k`: (N, d, ...) to (N, K, ...)."""
         pooled, shares = self._pooled(centred)
-        if not shares.requires_grad:
+        if not shares.requires_grad and not centred.is_inference():  # those have no version
             self._recent = (centred, centred._version, shares)  # for redistribute, which mostly comes next
         return pooled
 
