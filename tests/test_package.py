@@ -15,9 +15,10 @@ PACKAGE = Path(zennit_neon.__file__).parent
 LAYERS = [
     ["functional", "affine", "arrays", "tabular", "elbow", "guard", "network", "picture", "pooling"],
     ["layer"],
-    ["support"],
+    ["support", "tree", "steps"],
     ["types", "heads"],
-    ["rules", "softmax", "kernel", "terms"],
+    ["rules", "softmax", "kernel", "hierarchy", "terms"],
+    ["surrogate"],
     ["neuralize", "shared"],
     ["composites", "canonizers"],
     ["attribution", "routes"],

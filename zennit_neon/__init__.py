@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 from .affine import Affine, RowNorm
 from .explanation import Explanation, explain
 from .heads import Head, NeuralizedKMeans
+from .hierarchy import NeuralizedHierarchy
 from .kernel import NeuralizedKernelKMeans
-from .neuralize import affine_step, neuralize
+from .neuralize import neuralize
 from .softmax import NeuralizedSoftmax
+from .steps import affine_step
+from .surrogate import Fidelity
 
 if TYPE_CHECKING:
     from .cluster import KernelKMeans
@@ -19,8 +22,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Affine",
     "Explanation",
+    "Fidelity",
     "Head",
     "KernelKMeans",
+    "NeuralizedHierarchy",
     "NeuralizedKMeans",
     "NeuralizedKernelKMeans",
     "NeuralizedSoftmax",

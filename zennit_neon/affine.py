@@ -11,7 +11,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["Affine", "RowNorm", "combine"]
+__all__ = ["Affine", "InexactError", "RowNorm", "combine"]
+
+
+class InexactError(ValueError):
+    """A clustering, or a step before it, that no network of ours equals; its labels can still be explained."""
 
 
 class Affine:
@@ -164,7 +168,7 @@ def combine(steps: Iterable[Affine | RowNorm], n_features: int) -> tuple[Affine 
     for step in steps:
         if isinstance(step, RowNorm):
             if norm is not None and (after is not None or step.order != norm.order):
-                raise ValueError("steps with two different row norms can not be written as one scale of each point")
+                raise InexactError("steps with two different row norms can not be written as one scale of each point")
             norm = step
         elif norm is None:
             before = step if before is None else before.then(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,16 @@ from zennit.core import Composite
 from . import functional
 from .arrays import Table
 from .heads import Head
-from .neuralize import neuralize
+from .neuralize import neuralize, noise_of
 from .routes import Closed, Question, Trunk
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["explain", "Explanation"]
+
+#: The cluster of points that belong to none, as in scikit-learn.
+NOISE = -1
 
 
 def explain(
@@ -33,6 +37,7 @@ def explain(
     composite: Composite | None = None,
     feature_names: Sequence[str] | None = None,
     batch_size: int | None = None,
+    min_fidelity: float = 0.9,
     progress: bool = False,
 ) -> Explanation:
     r"""Explain cluster assignments in terms of input features (paper 1, Section II).
@@ -40,8 +45,8 @@ def explain(
     Parameters
     ----------
     model
-        Anything that :func:`~zennit_neon.neuralize` takes (a fitted estimator or Pipeline, centroids, a head), or a
-        ``torch.nn.Module`` that ends in one head, together with ``composite``.
+        Anything that :func:`~zennit_neon.neuralize` takes (a fitted estimator or Pipeline, centroids, labels of X, a
+        head), or a ``torch.nn.Module`` that ends in one head, together with ``composite``.
     X : ndarray, Tensor or DataFrame, shape (N, d) or (N, d, ...)
         Points to explain. Every location of (N, d, ...) is a point.
     cluster : int or sequence of int, optional
@@ -59,6 +64,8 @@ def explain(
         By default the columns of a DataFrame, or the names that the estimator was fitted with.
     batch_size : int, optional
         Rows of X at a time, which bounds the memory beyond input and output; by default few enough for the cache.
+    min_fidelity : float
+        Warn if the head stands for labels and gives back fewer of those that were held out, overall or of any cluster.
     progress : bool
         Show a progress bar.
 
@@ -73,6 +80,10 @@ def explain(
 
     Notes
     -----
+    Where ``model`` is a clustering that knows the labels of X (``DBSCAN``) or the labels themselves, noise belongs to
+    no cluster: its ``cluster`` is -1, and evidence and relevance are NaN. ``cluster=`` explains such a point all the
+    same: why (not) that cluster?
+
     For the assigned cluster, relevance sums to evidence in every row. For another cluster (``cluster=``) it does as
     well, but a competitor that is about as far away as the cluster in question may carry large relevance of both
     signs: its neuron is nearly switched off while it takes its share, and the quotient of both is large. Below
@@ -101,8 +112,9 @@ def explain(
         route = trunk = Trunk(model, composite, table, batch_size, progress)
         competitor = trunk.composite.competitor if competitor is None else competitor
     else:
-        route = Closed(neuralize(model), table, batch_size, progress)
+        route = Closed(neuralize(model, X, progress=progress), table, batch_size, progress)
     head = route.head
+    _check_fidelity(head, min_fidelity)
     competitor = None if competitor is None else int(_ids(competitor, "competitor", head, ()))
     chosen = None if cluster is None else _ids(cluster, "cluster", head, route.shape)
     if competitor is not None and chosen is not None and bool((chosen == competitor).all()):
@@ -116,6 +128,11 @@ def explain(
         stiff = route.calibrate(keep=chosen is None and not is_trunk)
     question = Question(stiff, competitor)
     relevance, evidence, own = route.relevance(question, chosen)
+    if chosen is None and head.fidelity is not None and not isinstance(model, nn.Module):
+        noise = noise_of(model, X)
+        if noise is not None:
+            own[torch.from_numpy(noise)] = NOISE
+            relevance[torch.from_numpy(noise)] = evidence[torch.from_numpy(noise)] = float("nan")
     return Explanation(
         relevance=table.like(relevance),
         evidence=table.plain(evidence),
@@ -127,6 +144,15 @@ def explain(
         _route=route,
         _question=question,
     )
+
+
+def _check_fidelity(head: Head, least: float) -> None:
+    """Warn if a head gives back few of the labels that it stands for."""
+    if not isinstance(least, (int, float)) or not 0 <= least <= 1:
+        raise ValueError(f"min_fidelity must be from 0 to 1, got {least!r}")
+    complaint = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
+    if complaint is not None:
+        warnings.warn(complaint, stacklevel=3)
 
 
 @dataclass(repr=False)
@@ -141,7 +167,7 @@ class Explanation:
         :math:`f_c` of the explained cluster; positive exactly where a point is assigned to it. With a competitor,
         :math:`h_{ck}`.
     cluster : ndarray or Tensor of int64, shape (N,) or (N, ...)
-        The explained cluster of each point.
+        The explained cluster of each point; -1 for noise.
     beta : float or None
         Stiffness that was used; None where no pooling was involved.
     feature_names : list of str or None
@@ -163,7 +189,8 @@ class Explanation:
     def __repr__(self) -> str:
         shape = self._route.table.shape
         beta = "None" if self.beta is None else f"{self.beta:.4g}"
-        return f"Explanation(shape={shape}, n_clusters={self.n_clusters}, beta={beta})"
+        fidelity = "" if self.fidelity is None else f", fidelity={float(self.fidelity):.3f}"
+        return f"Explanation(shape={shape}, n_clusters={self.n_clusters}, beta={beta}{fidelity})"
 
     def __len__(self) -> int:
         return len(self._route.table)
@@ -174,14 +201,31 @@ class Explanation:
         return self._route.table.X
 
     @property
+    def fidelity(self) -> Any:
+        """How well the network stands for labels (:class:`~zennit_neon.Fidelity`); None where it is exact."""
+        return self._route.head.fidelity
+
+    @property
+    def noise(self) -> Any:
+        """Which points belong to no cluster, bool (N,) or (N, ...)."""
+        return self.cluster == NOISE
+
+    @property
     def competitor(self) -> int | None:
         """The competitor that was asked about, if any."""
         return self._question.competitor
 
     @property
     def _own(self) -> Tensor:
-        """The explained clusters as a tensor."""
-        return torch.as_tensor(self.cluster).cpu()
+        """The explained clusters as a tensor; any for noise."""
+        return torch.as_tensor(self.cluster).cpu().clamp(min=0)
+
+    def _without_noise(self, values: Tensor) -> Tensor:
+        """NaN for noise."""
+        noise = torch.as_tensor(self.noise)
+        if bool(noise.any()):
+            values[noise] = float("nan")
+        return values
 
     @property
     def competitors(self) -> Any:
@@ -189,7 +233,7 @@ class Explanation:
 
         Sums to evidence; 0 at the explained cluster itself. Computed anew at each call, from X as it is then.
         """
-        return self._route.table.plain(self._route.shares(self._question, self._own))
+        return self._route.table.plain(self._without_noise(self._route.shares(self._question, self._own)))
 
     def through(self, competitor: int) -> Any:
         """The part of relevance that flowed through one competitor, like X (Fig. 4C, paper 2).
@@ -198,7 +242,7 @@ class Explanation:
         """
         k = int(_ids(competitor, "competitor", self._route.head, ()))
         part, _, _ = self._route.relevance(replace(self._question, through=k), self._own)
-        return self._route.table.like(part)
+        return self._route.table.like(self._without_noise(part))
 
     def summary(self) -> pandas.DataFrame:
         """Mean relevance of each feature over the points of each cluster: what makes this cluster.
@@ -211,6 +255,7 @@ class Explanation:
         import pandas
 
         relevance, cluster = self._rows()
+        relevance, cluster = relevance[cluster != NOISE], cluster[cluster != NOISE]
         total = np.zeros((self.n_clusters, relevance.shape[1]))
         np.add.at(total, cluster, relevance)
         count = np.bincount(cluster, minlength=self.n_clusters).astype(float)
@@ -228,7 +273,7 @@ class Explanation:
         relevance, cluster = self._rows()
         index = self.relevance.index if self._route.table.kind == "pandas" else None
         frame = pandas.DataFrame(relevance, index=index, columns=self._columns(relevance.shape[1]))
-        names = cluster if self.labels is None else np.asarray(self.labels, dtype=object)[cluster]
+        names = cluster if self.labels is None else np.asarray([*self.labels, NOISE], dtype=object)[cluster]
         for name, values in (("evidence", _array(self.evidence).ravel()), ("cluster", names)):
             while name in frame.columns:
                 name += "_"
@@ -238,19 +283,20 @@ class Explanation:
     def to_shap(self) -> Any:
         """A ``shap.Explanation``, so that SHAP's plots can be used (needs the package ``shap``).
 
-        Base values are 0: relevance sums to evidence, with nothing left over.
+        Base values are 0: relevance sums to evidence, with nothing left over. Noise is left out.
         """
         import shap
 
-        relevance, _ = self._rows()
+        relevance, cluster = self._rows()
         table = self._route.table
         data = self.data.to_numpy() if table.kind == "pandas" else _array(self.data)
         if relevance.shape != data.shape:
             data = np.moveaxis(data, 1, -1).reshape(relevance.shape)
+        kept = cluster != NOISE
         return shap.Explanation(
-            values=relevance,
-            base_values=np.zeros(len(relevance)),
-            data=data,
+            values=relevance[kept],
+            base_values=np.zeros(int(kept.sum())),
+            data=data[kept],
             feature_names=self._columns(relevance.shape[1]),
         )
 

@@ -32,6 +32,9 @@ class Head(nn.Module):
         Names of the clusters, where the clustering has any.
     feature_names : tuple of str or None
         Names of the features, where they are known.
+    fidelity : Fidelity or None
+        Of a head that stands for labels (:mod:`zennit_neon.surrogate`): held-out agreement with them, overall and per
+        cluster. None where a head is exact.
     """
 
     n_clusters: int
@@ -39,6 +42,7 @@ class Head(nn.Module):
     labels: tuple[Any, ...] | None
     feature_names: tuple[str, ...] | None
     norm: nn.Module
+    fidelity: Any = None
 
     @property
     def evidence_layer(self) -> Any:

@@ -128,7 +128,7 @@ class NeuralizedKernelKMeans(Head):
         if not steps:
             return self
         weights = None if self.log_weight is None else self.log_weight.exp().split(list(self.sizes))
-        return NeuralizedKernelKMeans(
+        head = NeuralizedKernelKMeans(
             self.support.split(list(self.sizes)),
             self.gamma,
             weights,
@@ -138,6 +138,8 @@ class NeuralizedKernelKMeans(Head):
             steps=(*steps, *self.steps),
             labels=self.labels,
         )
+        head.fidelity = self.fidelity
+        return head
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""

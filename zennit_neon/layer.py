@@ -80,6 +80,22 @@ class Scored(nn.Module):
         assert beta is not None
         return functional.coefficients(contest, beta, relevance)
 
+    def versus(self, scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients, activation and cluster where one competitor alone counts."""
+        return functional.versus(scores, competitor, cluster)
+
+    def only(self, passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
+        """The part of coefficients that belongs to one competitor; none where it is the explained cluster."""
+        part = passed[:, competitor] * (cluster != competitor)
+        alone = torch.zeros_like(passed)
+        alone[:, competitor] = part
+        return alone.scatter_add_(1, cluster[:, None], -part[:, None])
+
+    def flow(self, passed: Tensor, scores: Tensor, cluster: Tensor, shift: float = 0.0) -> Tensor:
+        """Relevance (M, K) through each competitor: coefficient times activation."""
+        own = cluster[:, None]
+        return passed * (scores.gather(1, own) - scores + shift).scatter(1, own, 0)
+
     def chosen(self, evidence: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
         return evidence.index_select(1, self.clusters)
@@ -136,7 +152,7 @@ class Centroids(Scored, Stiff):
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
-        return f"n_clusters={len(self.weight)}, n_features={self.weight.shape[1]}, outputs={len(self.clusters)}"
+        return f"n_clusters={self.n_clusters}, n_features={self.weight.shape[1]}, outputs={len(self.clusters)}"
 
 
 class CentroidContrast(Centroids):

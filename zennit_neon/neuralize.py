@@ -5,24 +5,36 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from .affine import Affine, RowNorm
+from .affine import Affine, InexactError
+from .arrays import Table
 from .heads import Head, NeuralizedKMeans
+from .hierarchy import NeuralizedHierarchy
 from .kernel import NeuralizedKernelKMeans
 from .softmax import NeuralizedSoftmax
+from .steps import Adapters, fitted, lookup, steps_of
+from .surrogate import groups, surrogate
 
-__all__ = ["neuralize", "affine_step", "centers_of"]
-
-Made = TypeVar("Made")
-Adapters = dict[tuple[str, str], Callable[[Any], Made]]
+__all__ = ["neuralize", "centers_of", "noise_of"]
 
 
-def neuralize(clustering: Any) -> Head:
+def neuralize(
+    clustering: Any,
+    X: Any = None,
+    *,
+    support: int = 20,
+    test_size: float = 1 / 3,
+    random_state: Any = 0,
+    progress: bool = False,
+) -> Head:
     """Rewrite a clustering as an equivalent neural network, without retraining (paper 1, Section II).
+
+    Where there is no equivalent network, and ``X`` is given, a kernel model is fitted to the labels of the points, and
+    its agreement with them measured on points that were held out: ``head.fidelity``.
 
     Parameters
     ----------
@@ -34,8 +46,8 @@ def neuralize(clustering: Any) -> Head:
         - a fitted ``Pipeline`` that ends in one of them, whose other steps are affine (``StandardScaler``,
           ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA``, ``TruncatedSVD``, feature selection) or a
           ``Normalizer``. Relevance then belongs to the features that go into the pipeline;
-        - a fitted ``Birch`` (the nearest of its subclusters), or a ``GaussianMixture`` whose components have one
-          covariance (``covariance_type="tied"``);
+        - a fitted ``Birch`` (the nearest of its subclusters), ``BisectingKMeans`` (all splits on the way to a leaf), or
+          a ``GaussianMixture`` whose components have one covariance (``covariance_type="tied"``);
         - a fitted :class:`~zennit_neon.KernelKMeans`, best after ``reduce``;
         - a trained ``faiss.Kmeans``;
         - centroids: an array, a tensor, or a list of them, shape (K, d);
@@ -44,17 +56,33 @@ def neuralize(clustering: Any) -> Head:
         - a module with ``cluster_centers``, ``centroids`` or ``centers`` (K, d), such as the Student-t assignment of
           DEC, which ranks clusters by distance;
         - a head, which is returned as it is;
-        - anything that was registered with ``neuralize.register``.
+        - anything that was registered with ``neuralize.register``;
+        - with ``X``, any other fitted clustering that has labels of these points (``DBSCAN``, ``HDBSCAN``, ``OPTICS``,
+          ``AgglomerativeClustering``, ``SpectralClustering``, ...) or predicts them (``GaussianMixture`` with several
+          covariances), a Pipeline with any steps that ends in one, or the labels themselves, shape (N,): whole
+          numbers, of which -1 means noise, or names.
+    X : ndarray, Tensor or DataFrame, shape (N, d), optional
+        The points that were clustered. Not used where the network is exact.
+    support : int
+        Support vectors of a cluster that is known by its labels, at most.
+    test_size : float
+        Share of the points of such a cluster that is held out to measure fidelity.
+    random_state : int, RandomState or None
+        Of the split, and of the fit to labels.
+    progress : bool
+        Show a progress bar of the fit to labels.
 
     Returns
     -------
     Head
-        ``head(x).argmax(1)`` equals ``clustering.predict(x)``.
+        ``head(x).argmax(1)`` equals ``clustering.predict(x)`` if ``head.fidelity`` is None. Otherwise that tells how
+        often it gives back the label of a held-out point, overall and per cluster. Noise takes no part.
 
     Raises
     ------
     ValueError
-        If the estimator is not fitted, or can not be rewritten exactly; the message says why.
+        If the estimator is not fitted, or can not be rewritten exactly (the message says why) and X is not given, or
+        labels and X do not fit.
     TypeError
         If nothing is known about the type of ``clustering``.
 
@@ -81,29 +109,104 @@ def neuralize(clustering: Any) -> Head:
     ...     return NeuralizedKMeans(clustering.points)
     >>> neuralize(Prototypes([[0.0], [1.0]])).n_clusters
     2
+
+    A clustering without a rule for new points:
+
+    >>> from sklearn.cluster import DBSCAN
+    >>> from sklearn.datasets import make_moons
+    >>> X, _ = make_moons(300, noise=0.05, random_state=0)
+    >>> head = neuralize(DBSCAN(eps=0.2).fit(X), X)
+    >>> head.fidelity
+    Fidelity(1.000 of 100 held-out points; by cluster 1.00, 1.00)
     """
-    return _to_head(clustering)
+    fit = functools.partial(
+        surrogate, support=support, test_size=test_size, random_state=random_state, progress=progress
+    )
+    if _are_labels(clustering):
+        if X is None:
+            raise ValueError(
+                "clustering must have shape (K, d) if it is centroids, and needs the points if it is labels: "
+                "neuralize(labels, X)"
+            )
+        return fit(clustering, X)
+    try:
+        return _to_head(clustering)
+    except InexactError as error:
+        if X is None:
+            raise ValueError(
+                f"{error}. With the points, neuralize(clustering, X), its labels are explained through a network "
+                "whose fidelity to them is measured"
+            ) from None
+    except TypeError:
+        if X is None or not hasattr(clustering, "labels_"):
+            raise
+    if hasattr(clustering, "steps"):
+        try:
+            return _pipeline_surrogate(clustering, X, fit)
+        except InexactError:
+            pass  # in the space of the input then
+    return fit(_labels_of(clustering, X), X)
 
 
-def affine_step(transformer: Any) -> Affine | RowNorm | None:
-    """Write a fitted transformer as an affine map or a row norm; None for a step that does nothing.
+def noise_of(clustering: Any, X: Any) -> np.ndarray[Any, Any] | None:
+    """Points (N,) that a clustering gives to no cluster (label -1, or missing); None if there are none.
 
-    Raises
-    ------
-    ValueError
-        If the step is neither; register one of your own with ``affine_step.register``.
+    Only for a clustering of labels, of which :func:`neuralize` made a head with fidelity.
     """
-    return _to_step(transformer)
+    labels = clustering if _are_labels(clustering) else _labels_of(clustering, X)
+    noise: np.ndarray[Any, Any] = groups(labels, len(X))[0] < 0
+    return noise if noise.any() else None
+
+
+def _are_labels(clustering: Any) -> bool:
+    """Whether something is a one-dimensional array, series or list of single values."""
+    if isinstance(clustering, (list, tuple)):
+        return bool(clustering) and all(isinstance(part, (str, bool)) or np.ndim(part) == 0 for part in clustering)
+    return hasattr(clustering, "__array__") and getattr(clustering, "ndim", None) == 1
+
+
+def _labels_of(clustering: Any, X: Any) -> Any:
+    """Labels of points: predicted where the clustering can, else those that it was fitted with."""
+    rows = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+    last = clustering.steps[-1][1] if hasattr(clustering, "steps") else clustering
+    known = getattr(last, "labels_", None)
+    if hasattr(clustering, "predict"):
+        try:
+            return clustering.predict(rows)
+        except (AttributeError, ValueError):
+            if known is None:
+                raise
+    if known is None:
+        raise ValueError(f"{type(last).__name__} is not fitted: it has no labels_; call fit first")
+    if len(known) != len(rows):
+        raise ValueError(
+            f"{type(last).__name__} has labels of {len(known)} points and no rule for others, but X has {len(rows)}: "
+            "give the points that it was fitted on to neuralize(clustering, X), and explain others with that head"
+        )
+    return known
+
+
+def _pipeline_surrogate(pipeline: Any, X: Any, fit: Callable[[Any, Any], Head]) -> Head:
+    """Labels at the end of a Pipeline, explained in the space that was clustered and seen from its input."""
+    steps = steps_of(pipeline)
+    rows = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+    points = rows if len(pipeline.steps) == 1 else pipeline[:-1].transform(rows)
+    head = fit(_labels_of(pipeline, X), points)
+    head = head.after(steps) if steps else head
+    names = Table(X).names
+    head.feature_names = None if names is None else tuple(names)
+    return head
 
 
 @functools.singledispatch
 def _to_head(clustering: Any) -> Head:
-    adapter = _lookup(clustering, _CLUSTERINGS)
+    adapter = lookup(clustering, _CLUSTERINGS)
     if adapter is not None:
         return adapter(clustering)
     for kind in type(clustering).__mro__:
         if (reason := _REFUSED.get(kind.__name__)) and kind.__module__.startswith("sklearn."):
-            raise ValueError(f"{kind.__name__} can not be neuralised exactly: {reason}")
+            refusal = ValueError if kind.__name__ == "FeatureAgglomeration" else InexactError
+            raise refusal(f"{kind.__name__} can not be neuralised exactly: {reason}")
     if isinstance(clustering, (np.ndarray, Tensor, list, tuple)) or hasattr(clustering, "__array__"):
         return NeuralizedKMeans(clustering)
     raise TypeError(
@@ -151,36 +254,7 @@ def centers_of(module: nn.Module) -> Tensor | None:
     return next((value for value in found if isinstance(value, Tensor) and value.ndim == 2), None)
 
 
-@functools.singledispatch
-def _to_step(transformer: Any) -> Affine | RowNorm | None:
-    if transformer is None or (isinstance(transformer, str) and transformer == "passthrough"):
-        return None
-    adapter = _lookup(transformer, _STEPS)
-    if adapter is None:
-        raise ValueError(
-            f"the step {type(transformer).__name__} is not known to be affine, so relevance can not be carried "
-            f"through it exactly; known are {sorted({name for _, name in _STEPS})}, and what is added with "
-            "affine_step.register"
-        )
-    return adapter(transformer)
-
-
 neuralize.register = _to_head.register  # type: ignore[attr-defined]
-affine_step.register = _to_step.register  # type: ignore[attr-defined]
-
-
-def _lookup(estimator: Any, table: Adapters[Made]) -> Callable[[Any], Made] | None:
-    """Adapter for the class of an estimator or the nearest base class; no library is imported for it."""
-    keys = ((kind.__module__.partition(".")[0], kind.__name__) for kind in type(estimator).__mro__)
-    return next((table[key] for key in keys if key in table), None)
-
-
-def _fitted(estimator: Any, attribute: str) -> Any:
-    """A fitted attribute of an estimator, or ``ValueError`` when it is not there yet."""
-    value = getattr(estimator, attribute, None)
-    if value is None:
-        raise ValueError(f"{type(estimator).__name__} is not fitted: it has no {attribute}; call fit first")
-    return value
 
 
 def _names(estimator: Any) -> list[str] | None:
@@ -189,51 +263,71 @@ def _names(estimator: Any) -> list[str] | None:
 
 
 def _nearest_center(estimator: Any) -> NeuralizedKMeans:
-    return NeuralizedKMeans(_fitted(estimator, "cluster_centers_"), feature_names=_names(estimator))
+    return NeuralizedKMeans(fitted(estimator, "cluster_centers_"), feature_names=_names(estimator))
 
 
 def _affinity_propagation(estimator: Any) -> NeuralizedKMeans:
     if estimator.affinity != "euclidean":
-        raise ValueError(
+        raise InexactError(
             f"AffinityPropagation with affinity={estimator.affinity!r} has no distances to points: use 'euclidean'"
         )
-    if len(_fitted(estimator, "cluster_centers_")) == 0:
+    if len(fitted(estimator, "cluster_centers_")) == 0:
         raise ValueError("AffinityPropagation did not converge: it has no cluster centers; change damping or max_iter")
     return _nearest_center(estimator)
 
 
 def _nearest_centroid(estimator: Any) -> NeuralizedKMeans:
-    centroids = _fitted(estimator, "centroids_")
+    centroids = fitted(estimator, "centroids_")
     if estimator.metric != "euclidean":
-        raise ValueError(f"NearestCentroid with metric={estimator.metric!r} is not linear: use 'euclidean'")
+        raise InexactError(f"NearestCentroid with metric={estimator.metric!r} is not linear: use 'euclidean'")
     priors = np.asarray(getattr(estimator, "class_prior_", np.full(len(centroids), 1 / len(centroids))))
     if not np.allclose(priors, priors[0]):
-        raise ValueError(f"NearestCentroid with unequal priors {priors} does not predict the nearest centroid")
+        raise InexactError(f"NearestCentroid with unequal priors {priors} does not predict the nearest centroid")
     return NeuralizedKMeans(centroids, labels=estimator.classes_.tolist(), feature_names=_names(estimator))
 
 
 def _kernel_kmeans(estimator: Any) -> NeuralizedKernelKMeans:
-    sets = _fitted(estimator, "support_vectors_")
+    sets = fitted(estimator, "support_vectors_")
     return NeuralizedKernelKMeans(sets, estimator.gamma_, estimator.weights_, feature_names=_names(estimator))
 
 
 def _birch(estimator: Any) -> NeuralizedKernelKMeans:
     """The cluster of the nearest subcluster: support vectors with a minimum in place of a soft minimum."""
-    centers, labels = _fitted(estimator, "subcluster_centers_"), np.asarray(_fitted(estimator, "subcluster_labels_"))
+    centers, labels = fitted(estimator, "subcluster_centers_"), np.asarray(fitted(estimator, "subcluster_labels_"))
     names = np.unique(labels)
     sets = [centers[labels == name] for name in names]
     return NeuralizedKernelKMeans(sets, math.inf, labels=names.tolist(), feature_names=_names(estimator))
 
 
+def _bisecting(estimator: Any) -> NeuralizedHierarchy:
+    """The tree of splits that ``predict`` walks down."""
+    tree = fitted(estimator, "_bisecting_tree")
+    mean = getattr(estimator, "_X_mean", 0.0)
+    centers: list[Any] = []
+    paths: dict[int, list[tuple[int, bool]]] = {}
+    waiting: list[tuple[Any, list[tuple[int, bool]]]] = [(tree, [])]
+    while waiting:
+        node, path = waiting.pop()
+        if node.left is None:
+            paths[node.label] = path
+            continue
+        split = len(centers) // 2
+        centers += [node.left.center + mean, node.right.center + mean]
+        waiting += [(node.left, [*path, (split, True)]), (node.right, [*path, (split, False)])]
+    if len(paths) < 2:
+        raise ValueError(f"a clustering needs at least 2 clusters to be explained, got {len(paths)}")
+    return NeuralizedHierarchy(centers, [paths[k] for k in sorted(paths)], feature_names=_names(estimator))
+
+
 def _gaussian_mixture(estimator: Any) -> NeuralizedKernelKMeans:
     """Components with one covariance: distances in whitened coordinates, less the logarithm of the prior."""
-    root = np.asarray(_fitted(estimator, "precisions_cholesky_"), dtype=np.float64)
+    root = np.asarray(fitted(estimator, "precisions_cholesky_"), dtype=np.float64)
     kind = estimator.covariance_type
     if kind != "tied":
         if not np.allclose(root, root[:1], rtol=1e-9, atol=0):
-            raise ValueError(
-                f"GaussianMixture with different covariances has clusters that are separated by quadrics; fit it with "
-                f"covariance_type='tied' (got {kind!r})"
+            raise InexactError(
+                f"GaussianMixture with different covariances (covariance_type={kind!r}) has clusters that are "
+                "separated by quadrics; covariance_type='tied' is exact"
             )
         root = np.full(estimator.means_.shape[1], root[0]) if kind == "spherical" else root[0]
     whiten = Affine(root) if root.ndim == 1 else Affine(root.T)
@@ -243,92 +337,16 @@ def _gaussian_mixture(estimator: Any) -> NeuralizedKernelKMeans:
 
 
 def _faiss(estimator: Any) -> NeuralizedKMeans:
-    return NeuralizedKMeans(_fitted(estimator, "centroids"))
+    return NeuralizedKMeans(fitted(estimator, "centroids"))
 
 
 def _pipeline(pipeline: Any) -> Head:
-    steps = [step for name, transformer in pipeline.steps[:-1] if (step := _named_step(name, transformer)) is not None]
+    steps = steps_of(pipeline)
     head = neuralize(pipeline.steps[-1][1])
     head = head.after(steps) if steps else head
     names = _names(pipeline)
     head.feature_names = None if names is None else tuple(names)
     return head
-
-
-def _named_step(name: str, transformer: Any) -> Affine | RowNorm | None:
-    try:
-        return affine_step(transformer)
-    except ValueError as error:
-        raise ValueError(f"step {name!r} of the Pipeline: {error}") from None
-
-
-def _standard_scaler(step: Any) -> Affine:
-    size = _fitted(step, "n_features_in_")
-    scale = np.ones(size) if step.scale_ is None else step.scale_
-    mean = np.zeros_like(scale) if not step.with_mean or step.mean_ is None else step.mean_
-    return Affine(1 / scale, -mean / scale)
-
-
-def _min_max_scaler(step: Any) -> Affine:
-    if step.clip:
-        raise ValueError("MinMaxScaler with clip=True is not affine outside of the range of its training data")
-    return Affine(_fitted(step, "scale_"), step.min_)
-
-
-def _max_abs_scaler(step: Any) -> Affine:
-    if getattr(step, "clip", False):
-        raise ValueError("MaxAbsScaler with clip=True is not affine outside of the range of its training data")
-    return Affine(1 / _fitted(step, "scale_"))
-
-
-def _robust_scaler(step: Any) -> Affine:
-    size = _fitted(step, "n_features_in_")
-    scale = np.ones(size) if step.scale_ is None else step.scale_
-    center = np.zeros(size) if step.center_ is None else step.center_
-    return Affine(1 / scale, -center / scale)
-
-
-def _pca(step: Any) -> Affine:
-    components = np.asarray(_fitted(step, "components_"), dtype=np.float64)
-    scale = np.ones(len(components))
-    if step.whiten:
-        # as PCA.transform does: variances of 0 do not blow up
-        scale = np.maximum(np.sqrt(step.explained_variance_), np.finfo(step.explained_variance_.dtype).eps)
-    linear = components / scale[:, None]
-    return Affine(linear, -(linear @ step.mean_), components.T * scale, step.mean_)
-
-
-def _truncated_svd(step: Any) -> Affine:
-    components = _fitted(step, "components_")
-    return Affine(components, None, components.T)
-
-
-def _normalizer(step: Any) -> RowNorm:
-    return RowNorm(step.norm)
-
-
-def _selector(step: Any) -> Affine:
-    """Feature selection: rows of the identity."""
-    _fitted(step, "n_features_in_")
-    support = step.get_support()
-    linear = np.eye(len(support))[support]
-    return Affine(linear, None, linear.T)
-
-
-def _function_transformer(step: Any) -> None:
-    if step.func is not None:
-        raise ValueError(f"FunctionTransformer applies {step.func!r}, of which nothing is known")
-
-
-def _pipeline_step(step: Any) -> Affine | RowNorm | None:
-    """A Pipeline of transformers within a Pipeline."""
-    parts = [part for name, inner in step.steps if (part := _named_step(name, inner)) is not None]
-    whole = parts[0] if parts else None
-    for part in parts[1:]:
-        if not isinstance(whole, Affine) or not isinstance(part, Affine):
-            raise ValueError("a nested Pipeline must be affine; list its steps in the outer Pipeline")
-        whole = whole.then(part)
-    return whole
 
 
 _CLUSTERINGS: Adapters[Head] = {
@@ -337,6 +355,7 @@ _CLUSTERINGS: Adapters[Head] = {
     ("sklearn", "MeanShift"): _nearest_center,
     ("sklearn", "AffinityPropagation"): _affinity_propagation,
     ("sklearn", "Birch"): _birch,
+    ("sklearn", "BisectingKMeans"): _bisecting,
     ("sklearn", "GaussianMixture"): _gaussian_mixture,
     ("sklearn", "NearestCentroid"): _nearest_centroid,
     ("sklearn", "Pipeline"): _pipeline,
@@ -344,28 +363,12 @@ _CLUSTERINGS: Adapters[Head] = {
     ("zennit_neon", "KernelKMeans"): _kernel_kmeans,
 }
 
-_STEPS: Adapters[Affine | RowNorm | None] = {
-    ("sklearn", "StandardScaler"): _standard_scaler,
-    ("sklearn", "MinMaxScaler"): _min_max_scaler,
-    ("sklearn", "MaxAbsScaler"): _max_abs_scaler,
-    ("sklearn", "RobustScaler"): _robust_scaler,
-    ("sklearn", "PCA"): _pca,
-    ("sklearn", "IncrementalPCA"): _pca,
-    ("sklearn", "TruncatedSVD"): _truncated_svd,
-    ("sklearn", "Normalizer"): _normalizer,
-    ("sklearn", "SelectorMixin"): _selector,
-    ("sklearn", "FunctionTransformer"): _function_transformer,
-    ("sklearn", "Pipeline"): _pipeline_step,
-}
-
 _REFUSED = {
-    "BisectingKMeans": "its predict walks a tree of splits, so a point is not always in the cluster of the nearest "
-    "centroid. Use KMeans, or give its cluster_centers_ to explain the nearest centroid instead",
+    "FeatureAgglomeration": "it clusters features, not points",
     "DBSCAN": "it has no rule for new points",
     "HDBSCAN": "it has no rule for new points",
     "OPTICS": "it has no rule for new points",
     "AgglomerativeClustering": "it has no rule for new points",
-    "FeatureAgglomeration": "it clusters features, not points",
     "SpectralClustering": "it has no rule for new points",
     "BayesianGaussianMixture": "its clusters are separated by quadrics, not by the nearest centroid",
 }

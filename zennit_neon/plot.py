@@ -17,7 +17,7 @@ from .arrays import Table
 from .explanation import Explanation, explain
 from .heads import Head
 from .layer import CentroidContrast, CentroidEvidence
-from .neuralize import neuralize
+from .neuralize import neuralize, noise_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,8 @@ def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int
 
     summary = explanation.summary()
     mean = summary.to_numpy()
-    count = np.bincount(_array(explanation.cluster).ravel().astype(np.int64), minlength=explanation.n_clusters)
+    assigned = _array(explanation.cluster).ravel().astype(np.int64)
+    count = np.bincount(assigned[assigned >= 0], minlength=explanation.n_clusters)
     largest = np.abs(np.nan_to_num(mean)).max(0)
     chosen = np.sort(np.argsort(-largest, kind="stable")[: _at_least_one(max_features, "max_features")])
     names = [shorten(str(name)) for name in summary.columns[chosen]]
@@ -151,7 +152,8 @@ def plane(
 ) -> tuple[Figure, Axes]:
     r"""Clusters of points in the plane, contours of the evidence of one of them, and relevance (Fig. 2, paper 1).
 
-    Regions and points are coloured by cluster, crosses are centroids (where the clustering has any in the plane),
+    Regions and points are coloured by cluster, crosses are centroids (where the clustering has any in the plane), grey
+    points are noise,
     contours are :math:`f_c` of ``cluster`` with :math:`f_c = 0` in bold. An arrow is the relevance
     :math:`(R_1, R_2)` of a point of ``cluster``: :math:`R_1` to the right and :math:`R_2` up, the longest as long as a
     tenth of the axes is wide. It tells which feature matters, not where the point would have to go.
@@ -181,15 +183,19 @@ def plane(
     TypeError, ValueError
         If X is not (N, 2) with at least one point, or a number is out of range.
     """
-    head, table = neuralize(model), Table(X)
+    table = Table(X)
     if table.shape[1:] != (2,) or not len(table):
         raise ValueError(f"X must have shape (N, 2) with at least one point, got {table.shape}")
     resolution = _whole(resolution, "resolution")
     arrows = _whole(arrows, "arrows")
     if resolution < 2 or arrows < 0:
         raise ValueError(f"resolution must be at least 2 and arrows at least 0, got {resolution} and {arrows}")
+    head = neuralize(model, X)
     explained = explain(head, X, beta=beta)
     assigned = _array(explained.cluster).astype(np.int64)
+    noise = None if head.fidelity is None or isinstance(model, nn.Module) else noise_of(model, X)
+    if noise is not None:
+        assigned[noise] = -1
     points, centroids = _array(table.X), _centroids(head)
     axes_x, axes_y = _grid(points if centroids is None else np.concatenate([points, centroids]), resolution)
     grid = np.stack([part.ravel() for part in np.meshgrid(axes_x, axes_y)], axis=1)
@@ -220,7 +226,10 @@ def _regions(ax: Axes, x: Array, y: Array, region: Array, points: Array, cluster
     colours = np.array([to_rgb(colour) for colour in matplotlib.colormaps["tab10"](range(10))])
     light = ListedColormap(0.25 * colours + 0.75)
     ax.pcolormesh(x, y, region % 10, cmap=light, vmin=-0.5, vmax=9.5, shading="nearest", rasterized=True, zorder=0)
-    ax.scatter(points[:, 0], points[:, 1], s=14, c=colours[cluster % 10], edgecolors="white", linewidths=0.4, zorder=2)
+    noise = cluster < 0
+    ax.scatter(points[noise, 0], points[noise, 1], s=14, c="grey", marker="x", linewidths=0.8, zorder=2)
+    own = colours[cluster[~noise] % 10]
+    ax.scatter(points[~noise, 0], points[~noise, 1], s=14, c=own, edgecolors="white", linewidths=0.4, zorder=2)
 
 
 def _contours(ax: Axes, x: Array, y: Array, evidence: Array) -> None:
@@ -265,6 +274,8 @@ def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:
     place = _whole(index, "index")
     if not 0 <= place < len(table):
         raise ValueError(f"index must be from 0 to {len(table) - 1}, got {place}: {len(table)} points were explained")
+    if int(explanation.cluster[place]) < 0:
+        raise ValueError(f"row {place} is noise: it belongs to no cluster, so there is nothing to explain")
     if table.kind == "pandas":
         # column by column, as a row of a table with whole numbers and fractions would make all of them fractions
         values = [table.X.iloc[place, column] for column in range(table.shape[1])]

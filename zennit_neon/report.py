@@ -56,7 +56,8 @@ class Report:
 
     def sizes(self) -> list[int]:
         """Points in each cluster."""
-        return np.bincount(np.asarray(self.explanation.cluster), minlength=self.explanation.n_clusters).tolist()
+        assigned = np.asarray(self.explanation.cluster)
+        return np.bincount(assigned[assigned >= 0], minlength=self.explanation.n_clusters).tolist()
 
     def heading(self, cluster: int) -> str:
         """Size and mean evidence of a cluster in one line."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from zennit.attribution import Gradient
 from zennit.core import Composite
 
-from . import functional
 from .arrays import Table
 from .composites import Neon
 from .functional import Contest
@@ -124,7 +123,7 @@ class Closed:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients, evidence and cluster of points, for all competitors or for one."""
         if question.competitor is not None:
-            return functional.versus(scores, question.competitor, cluster)
+            return self.head.evidence_layer.versus(scores, question.competitor, cluster)
         return self._answer(self.head.evidence_layer.contest(scores, cluster), question)
 
     def _answer(self, contest: Contest, question: Question) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,9 +133,8 @@ class Closed:
 
     def _flow(self, passed: Tensor, scores: Tensor, cluster: Tensor, question: Question) -> Tensor:
         """Relevance (M, K) through each competitor: coefficient times activation."""
-        own = cluster[:, None]
-        shift = self.head.evidence_layer.shift if question.competitor is None else 0.0
-        return passed * (scores.gather(1, own) - scores + shift).scatter(1, own, 0)
+        layer = self.head.evidence_layer
+        return layer.flow(passed, scores, cluster, layer.shift if question.competitor is None else 0.0)
 
     @contextlib.contextmanager
     def _attached(self, question: Question) -> Iterator[None]:
@@ -155,27 +153,19 @@ class Closed:
         else:
             passed, evidence, own = self._answer(contest, question)
         if question.through is not None:
-            passed = _only(passed, question.through, own)
+            passed = self.head.evidence_layer.only(passed, question.through, own)
         fits = out.ndim == 2 and out.dtype == points.dtype and out.device == points.device
         layer = self.head.evidence_layer
         relevance = layer.redistribute(points, passed, own, out if fits else None)
         if layer.conserves and cluster is not None and question.competitor is None and question.through is None:
             # large coefficients of nearly inactive competitors amplify rounding: what is missing goes to the nearest
             missing = evidence - relevance.sum(1)
-            passed = functional.coefficients(functional.contest(scores, cluster), math.inf, missing)
+            passed = layer.coefficients(layer.contest(scores, cluster), math.inf, missing)
             relevance += layer.redistribute(points, passed, own)
         shape = self.shape_of(x.shape)
         if len(shape) > 1:
             relevance = relevance.view(*shape, -1).movedim(-1, 1)
         return relevance, evidence.view(shape), own.view(shape)
-
-
-def _only(passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
-    """Coefficients of one competitor alone; none where it is the explained cluster."""
-    part = passed[:, competitor] * (cluster != competitor)
-    alone = torch.zeros_like(passed)
-    alone[:, competitor] = part
-    return alone.scatter_add_(1, cluster[:, None], -part[:, None])
 
 
 class Trunk(Closed):

@@ -318,7 +318,7 @@ class ClosedForm(_PoolingRule):
         if self.competitor is None:
             passed = module.coefficients(module.contest(scores, cluster), beta, target)
         else:
-            passed, contrast, _ = functional.versus(scores, self.competitor, cluster)
+            passed, contrast, _ = module.versus(scores, self.competitor, cluster)
             passed = passed * functional.quotient(target, contrast)[:, None]
         return self._down(module, points, scores, passed, cluster)
 

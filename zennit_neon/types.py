@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zennit.types import SubclassMeta
 
-from . import layer, support
+from . import layer, support, tree
 
 __all__ = ["Contrast", "Evidence", "Logits", "Minimum", "SoftMinimum", "SupportPool", "Normalization", "NeonLayer"]
 
@@ -42,7 +42,7 @@ class SupportPool(metaclass=SubclassMeta):
 class Evidence(metaclass=SubclassMeta):
     """Layers that compute evidence in one step and have a closed-form rule."""
 
-    __subclass__ = (layer.CentroidEvidence, layer.LogitEvidence, support.SupportEvidence)
+    __subclass__ = (layer.CentroidEvidence, layer.LogitEvidence, support.SupportEvidence, tree.PathEvidence)
 
 
 class Normalization(metaclass=SubclassMeta):

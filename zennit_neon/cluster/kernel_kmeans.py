@@ -13,6 +13,8 @@ from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .quantize import quantize
+
 __all__ = ["KernelKMeans"]
 
 Array = np.ndarray[Any, Any]
@@ -152,13 +154,9 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         random = check_random_state(self.random_state)
         sets, counts = [], []
         for part in self.support_vectors_:
-            points, multiplicity = np.unique(part, axis=0, return_counts=True)
-            if len(points) > p:
-                kmeans = KMeans(p, n_init=1, random_state=random).fit(points, sample_weight=multiplicity)
-                used, inverse = np.unique(kmeans.labels_, return_inverse=True)
-                points, multiplicity = kmeans.cluster_centers_[used], np.bincount(inverse, multiplicity)
+            points, sizes = quantize(part, p, random)
             sets.append(points)
-            counts.append(multiplicity.astype(float))
+            counts.append(sizes)
         reduced: KernelKMeans = clone(self)
         for name in ("gamma_", "labels_", "inertia_", "n_iter_", "converged_", "n_features_in_", "feature_names_in_"):
             if hasattr(self, name):

@@ -1,0 +1,37 @@
+"""Few points that stand for many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+__all__ = ["quantize"]
+
+Array = np.ndarray[Any, Any]
+
+
+def quantize(points: Array, count: int, random: Any) -> tuple[Array, Array]:
+    """Centers of k-means, or the points themselves where there are no more different ones than ``count``.
+
+    Parameters
+    ----------
+    points : ndarray, shape (N, d)
+        At least one.
+    count : int
+        Centers at most.
+    random : RandomState
+
+    Returns
+    -------
+    centers : ndarray, shape (p, d)
+    sizes : ndarray of float, shape (p,)
+        Points that each center stands for; they sum to N.
+    """
+    different, multiplicity = np.unique(points, axis=0, return_counts=True)
+    if len(different) <= count:
+        return different, multiplicity.astype(float)
+    kmeans = KMeans(count, n_init=1, random_state=random).fit(different, sample_weight=multiplicity)
+    used, inverse = np.unique(kmeans.labels_, return_inverse=True)
+    return kmeans.cluster_centers_[used], np.bincount(inverse, multiplicity)

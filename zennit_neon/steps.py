@@ -1,0 +1,155 @@
+"""Steps of a scikit-learn Pipeline as affine maps and row norms: one small adapter a transformer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .affine import Affine, InexactError, RowNorm
+
+__all__ = ["Adapters", "affine_step", "fitted", "lookup", "steps_of"]
+
+Made = TypeVar("Made")
+Adapters = dict[tuple[str, str], Callable[[Any], Made]]
+
+
+def affine_step(transformer: Any) -> Affine | RowNorm | None:
+    """Write a fitted transformer as an affine map or a row norm; None for a step that does nothing.
+
+    Raises
+    ------
+    ValueError
+        If the step is neither; register one of your own with ``affine_step.register``.
+    """
+    return _to_step(transformer)
+
+
+@functools.singledispatch
+def _to_step(transformer: Any) -> Affine | RowNorm | None:
+    if transformer is None or (isinstance(transformer, str) and transformer == "passthrough"):
+        return None
+    adapter = lookup(transformer, _STEPS)
+    if adapter is None:
+        raise InexactError(
+            f"the step {type(transformer).__name__} is not known to be affine, so relevance can not be carried "
+            f"through it exactly; known are {sorted({name for _, name in _STEPS})}, and what is added with "
+            "affine_step.register"
+        )
+    return adapter(transformer)
+
+
+affine_step.register = _to_step.register  # type: ignore[attr-defined]
+
+
+def lookup(estimator: Any, table: Adapters[Made]) -> Callable[[Any], Made] | None:
+    """Adapter for the class of an estimator or the nearest base class; no library is imported for it."""
+    keys = ((kind.__module__.partition(".")[0], kind.__name__) for kind in type(estimator).__mro__)
+    return next((table[key] for key in keys if key in table), None)
+
+
+def fitted(estimator: Any, attribute: str) -> Any:
+    """A fitted attribute of an estimator, or ``ValueError`` when it is not there yet."""
+    value = getattr(estimator, attribute, None)
+    if value is None:
+        raise ValueError(f"{type(estimator).__name__} is not fitted: it has no {attribute}; call fit first")
+    return value
+
+
+def steps_of(pipeline: Any) -> list[Affine | RowNorm]:
+    """The steps before the clustering."""
+    return [step for name, transformer in pipeline.steps[:-1] if (step := _named_step(name, transformer)) is not None]
+
+
+def _named_step(name: str, transformer: Any) -> Affine | RowNorm | None:
+    try:
+        return affine_step(transformer)
+    except ValueError as error:
+        kind = InexactError if isinstance(error, InexactError) else ValueError
+        raise kind(f"step {name!r} of the Pipeline: {error}") from None
+
+
+def _standard_scaler(step: Any) -> Affine:
+    size = fitted(step, "n_features_in_")
+    scale = np.ones(size) if step.scale_ is None else step.scale_
+    mean = np.zeros_like(scale) if not step.with_mean or step.mean_ is None else step.mean_
+    return Affine(1 / scale, -mean / scale)
+
+
+def _min_max_scaler(step: Any) -> Affine:
+    if step.clip:
+        raise InexactError("MinMaxScaler with clip=True is not affine outside of the range of its training data")
+    return Affine(fitted(step, "scale_"), step.min_)
+
+
+def _max_abs_scaler(step: Any) -> Affine:
+    if getattr(step, "clip", False):
+        raise InexactError("MaxAbsScaler with clip=True is not affine outside of the range of its training data")
+    return Affine(1 / fitted(step, "scale_"))
+
+
+def _robust_scaler(step: Any) -> Affine:
+    size = fitted(step, "n_features_in_")
+    scale = np.ones(size) if step.scale_ is None else step.scale_
+    center = np.zeros(size) if step.center_ is None else step.center_
+    return Affine(1 / scale, -center / scale)
+
+
+def _pca(step: Any) -> Affine:
+    components = np.asarray(fitted(step, "components_"), dtype=np.float64)
+    scale = np.ones(len(components))
+    if step.whiten:
+        # as PCA.transform does: variances of 0 do not blow up
+        scale = np.maximum(np.sqrt(step.explained_variance_), np.finfo(step.explained_variance_.dtype).eps)
+    linear = components / scale[:, None]
+    return Affine(linear, -(linear @ step.mean_), components.T * scale, step.mean_)
+
+
+def _truncated_svd(step: Any) -> Affine:
+    components = fitted(step, "components_")
+    return Affine(components, None, components.T)
+
+
+def _normalizer(step: Any) -> RowNorm:
+    return RowNorm(step.norm)
+
+
+def _selector(step: Any) -> Affine:
+    """Feature selection: rows of the identity."""
+    fitted(step, "n_features_in_")
+    support = step.get_support()
+    linear = np.eye(len(support))[support]
+    return Affine(linear, None, linear.T)
+
+
+def _function_transformer(step: Any) -> None:
+    if step.func is not None:
+        raise InexactError(f"FunctionTransformer applies {step.func!r}, of which nothing is known")
+
+
+def _pipeline_step(step: Any) -> Affine | RowNorm | None:
+    """A Pipeline of transformers within a Pipeline."""
+    parts = [part for name, inner in step.steps if (part := _named_step(name, inner)) is not None]
+    whole = parts[0] if parts else None
+    for part in parts[1:]:
+        if not isinstance(whole, Affine) or not isinstance(part, Affine):
+            raise InexactError("a nested Pipeline must be affine; list its steps in the outer Pipeline")
+        whole = whole.then(part)
+    return whole
+
+
+_STEPS: Adapters[Affine | RowNorm | None] = {
+    ("sklearn", "StandardScaler"): _standard_scaler,
+    ("sklearn", "MinMaxScaler"): _min_max_scaler,
+    ("sklearn", "MaxAbsScaler"): _max_abs_scaler,
+    ("sklearn", "RobustScaler"): _robust_scaler,
+    ("sklearn", "PCA"): _pca,
+    ("sklearn", "IncrementalPCA"): _pca,
+    ("sklearn", "TruncatedSVD"): _truncated_svd,
+    ("sklearn", "Normalizer"): _normalizer,
+    ("sklearn", "SelectorMixin"): _selector,
+    ("sklearn", "FunctionTransformer"): _function_transformer,
+    ("sklearn", "Pipeline"): _pipeline_step,
+}
