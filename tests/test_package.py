@@ -18,7 +18,7 @@ LAYERS = [
     ["support", "tree", "steps"],
     ["types", "heads"],
     ["rules", "softmax", "kernel", "hierarchy", "terms"],
-    ["surrogate"],
+    ["surrogate", "pruning"],
     ["neuralize", "shared"],
     ["composites", "canonizers"],
     ["attribution", "routes"],

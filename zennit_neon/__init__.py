@@ -10,6 +10,7 @@ from .heads import Head, NeuralizedKMeans
 from .hierarchy import NeuralizedHierarchy
 from .kernel import NeuralizedKernelKMeans
 from .neuralize import neuralize
+from .pruning import Pruned, prune
 from .softmax import NeuralizedSoftmax
 from .steps import affine_step
 from .surrogate import Fidelity
@@ -29,10 +30,12 @@ __all__ = [
     "NeuralizedKMeans",
     "NeuralizedKernelKMeans",
     "NeuralizedSoftmax",
+    "Pruned",
     "RowNorm",
     "affine_step",
     "explain",
     "neuralize",
+    "prune",
 ]
 
 
