@@ -5,13 +5,14 @@ import pandas
 import pytest
 from click.testing import CliRunner
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_wine
+from sklearn.datasets import load_wine, make_moons
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests.conftest import data_folder
 from zennit_neon import explain
 from zennit_neon.cli import main
+from zennit_neon.fitting import Options, fit
 
 
 def run(*arguments):
@@ -68,6 +69,36 @@ def test_the_table_shows_the_numbers_of_explain():
             assert f"{share:.0%}" in line
 
 
+@pytest.mark.parametrize("model", ["kernel", "dbscan", "hdbscan", "agglomerative", "spectral"])
+def test_other_clusterings(model, tmp_path):
+    X, _ = make_moons(240, noise=0.05, random_state=0)
+    data, out, page = (tmp_path / name for name in ("moons.csv", "out.csv", "page.html"))
+    pandas.DataFrame([*X, [9.0, 9.0]], columns=["a", "b"]).to_csv(data, index=False)
+    clusters = [] if model in ("dbscan", "hdbscan") else ["--clusters", 2]
+    result = run("explain", data, "--model", model, *clusters, "--out", out, "--plot", page)
+    assert result.exit_code == 0, result.output
+    written = pandas.read_csv(out)
+    pipeline, _ = fit(pandas.read_csv(data), model, Options(clusters=2 if clusters else None))
+    expected = explain(pipeline, pandas.read_csv(data), min_fidelity=0.0).to_frame()
+    pandas.testing.assert_frame_equal(written, expected)
+    assert ("held out" in result.stdout) == (model != "kernel")
+    assert ("held out" in page.read_text()) == (model != "kernel")
+    if clusters == []:
+        assert "1 row belongs to no cluster" in result.stdout
+        assert written.cluster.iloc[-1] == -1
+        assert written.loc[240, ["evidence", "a", "b"]].isna().all()
+
+
+def test_labels_that_the_network_does_not_give_back_are_warned_of(tmp_path):
+    data = tmp_path / "noise.csv"
+    X = np.random.default_rng(0).normal(size=(120, 12))
+    pandas.DataFrame(X, columns=[f"f{i}" for i in range(12)]).to_csv(data, index=False)
+    result = run("explain", data, "--model", "spectral", "--clusters", 6)
+    assert result.exit_code == 0
+    assert "warning: the network that stands for the labels gives back" in result.stderr
+    assert run("explain", data, "--model", "spectral", "--clusters", 6, "--min-fidelity", 0).stderr == ""
+
+
 def test_files_are_written(blobs, tmp_path):
     out, page = tmp_path / "out.csv", tmp_path / "report.html"
     result = run("explain", blobs, "--index", "id", "--clusters", 3, "--out", out, "--plot", page)
@@ -108,6 +139,8 @@ def test_nothing_is_overwritten_without_force(blobs, tmp_path):
         ("a,b\n1,2\n2,3\n", ["--frobnicate"], "No such option"),
         ("a,b\n1,2\n2,3\n", ["another.csv"], "unexpected extra argument"),
         ("a,b\n1,2\n2,3\n", ["--top", 0], "--top"),
+        ("a,b\n1,2\n2,3\n", ["--model", "fuzzy"], "'fuzzy' is not one of 'kmeans', 'kernel', 'dbscan'"),
+        ("a,b\n1,2\n2,3\n", ["--model", "hdbscan", "--clusters", 2], "--clusters is not an option of hdbscan"),
     ],
 )
 def test_errors_are_one_line_and_status_2(csv, content, arguments, hint):

@@ -13,6 +13,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PICTURES = {
     "plane": ["plane"],
     "wine": ["wine_clusters", "wine_point"],
+    "kernel": ["kernel_distances", "kernel_plane"],
+    "any_clustering": ["moons_dbscan", "digits_hdbscan"],
     "digits_trunk": ["digits_trunk"],
     "scan_digits": ["scan_digits"],
     "vgg_clusters": ["vgg_spiral", "vgg_photograph", "vgg_dogs", "vgg_voc"],

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .fitting import MODELS
+
 if TYPE_CHECKING:
     import pandas
+
+    from .fitting import Options
 
 __all__ = ["main"]
 
@@ -45,23 +49,55 @@ def main() -> None:
 
 @main.command()
 @click.argument("data", required=False, metavar="[DATA.csv]")
+@click.option(
+    "--model", default="kmeans", show_default=True, type=click.Choice(MODELS), help="What to cluster the table with."
+)
 @click.option("--clusters", type=int, metavar="K", help="Number of clusters; by the elbow of the inertia if not given.")
+@click.option("--eps", type=float, metavar="R", help="Radius of dbscan; by the knee of the distances if not given.")
+@click.option(
+    "--min-samples",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Neighbours that make a core point (dbscan, hdbscan).",
+)
+@click.option(
+    "--min-cluster-size", type=click.IntRange(2), metavar="N", help="Of hdbscan; a fiftieth of the rows if not given."
+)
+@click.option(
+    "--support",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="P",
+    help="Support vectors of a cluster, where clusters have any.",
+)
+@click.option(
+    "--min-fidelity",
+    default=0.9,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    metavar="F",
+    help="Warn if fewer of the labels are found again.",
+)
 @click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated.")
 @click.option("--index", metavar="COLUMN", help="Column with the names of the rows.")
 @click.option("--sep", default=",", show_default=True, metavar="CHAR", help="Separator of the columns; \\t for tabs.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Features to show for a cluster.")
 @click.option("--beta", type=float, metavar="B", help="Stiffness; by Eq. 3 of the paper if not given.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of k-means.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of the clustering.")
 @click.option("--out", metavar="FILE.csv", help="Write cluster, evidence and relevance of every row.")
 @click.option("--plot", metavar="FILE", help="Write a report: .png, .svg, .pdf or .html.")
 @click.option("--force", is_flag=True, help="Overwrite files.")
 def explain(data: str | None, **options: Any) -> None:
-    """Cluster a table with k-means and explain what makes each cluster.
+    """Cluster a table and explain what makes each cluster.
 
-    Reads a CSV file with named, numeric columns (without one, the wine data of scikit-learn), standardises them, runs
-    k-means, and explains every row in terms of the columns as they are in the file.
+    Reads a CSV file with named, numeric columns (without one, the wine data of scikit-learn), standardises them,
+    clusters them, and explains every row in terms of the columns as they are in the file. k-means and kernel k-means
+    are explained exactly; the others by a network that was fitted to their labels, whose fidelity is printed.
 
-    Example: zennit-neon explain data.csv --clusters 4 --drop id --out relevance.csv --plot report.html
+    Example: zennit-neon explain data.csv --model hdbscan --drop id --out relevance.csv --plot report.html
     """
     try:
         _explain(data, **options)
@@ -71,7 +107,13 @@ def explain(data: str | None, **options: Any) -> None:
 
 def _explain(
     data: str | None,
+    model: str,
     clusters: int | None,
+    eps: float | None,
+    min_samples: int,
+    min_cluster_size: int | None,
+    support: int,
+    min_fidelity: float,
     drop: tuple[str, ...],
     index: str | None,
     sep: str,
@@ -82,6 +124,7 @@ def _explain(
     plot: str | None,
     force: bool,
 ) -> None:
+    from .fitting import Options
     from .functional import check_beta
     from .tabular import check_output, write
 
@@ -90,8 +133,11 @@ def _explain(
     check_output(out, force)
     check_output(plot, force)
     frame, source = _load(data, drop, index, sep)
-    report = _report(frame, source, clusters, beta, seed, top)
+    options = Options(clusters, eps, min_samples, min_cluster_size, support, seed)
+    report, warning = _report(frame, source, model, options, beta, min_fidelity, top)
     click.echo(report.text())
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
     for name in frame.columns[[str(name).startswith("Unnamed: ") for name in frame.columns]]:
         click.echo(f"note: a column without a name was used as a feature; leave it out with --index '{name}'", err=True)
     if out is not None:
@@ -142,41 +188,24 @@ def _load(data: str | None, drop: tuple[str, ...], index: str | None, separator:
     return read_table(data, drop=drop, index=index, separator=separator), Path(data).name
 
 
-def _report(frame: pandas.DataFrame, source: str, clusters: int | None, beta: float | None, seed: int, top: int) -> Any:
-    """Standardise, cluster and explain."""
-    import warnings
-
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    from .elbow import elbow
+def _report(
+    frame: pandas.DataFrame, source: str, model: str, options: Options, beta: float | None, least: float, top: int
+) -> tuple[Any, str | None]:
+    """Standardise, cluster and explain; a report, and a warning if the explanation stands for labels badly."""
     from .explanation import explain as explain_points
+    from .fitting import fit
+    from .neuralize import neuralize, noise_of
     from .report import Report
 
-    different = len(frame.drop_duplicates())
-    if clusters is not None and not 2 <= clusters <= different:
-        raise ValueError(f"--clusters must be from 2 to the number of different rows, {different}, got {clusters}")
-    how = ""
-    if clusters is None:
-        try:
-            clusters = elbow(StandardScaler().fit_transform(frame), random_state=seed)
-        except ValueError as error:
-            raise ValueError(f"{str(error).partition(';')[0]}; give --clusters K") from None
-        how = " by the elbow"
-    pipeline = make_pipeline(StandardScaler(), KMeans(clusters, n_init=10, random_state=seed))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
-        try:
-            pipeline.fit(frame)
-        except ConvergenceWarning:
-            raise ValueError(
-                f"k-means finds fewer than {clusters} different clusters; use a smaller --clusters"
-            ) from None
-    explanation = explain_points(pipeline, frame, beta=beta, progress=sys.stderr.isatty())
-    title = f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {clusters} clusters{how}"
-    return Report(title, frame, explanation, top)
+    progress = sys.stderr.isatty()
+    pipeline, clusters = fit(frame, model, options, progress)
+    head = neuralize(pipeline, frame, support=options.support, random_state=options.seed, progress=progress)
+    explanation = explain_points(head, frame, beta=beta, min_fidelity=0.0, progress=progress)
+    noise = None if head.fidelity is None else noise_of(pipeline, frame)
+    explanation = explanation if noise is None else explanation.with_noise(noise)
+    warning = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
+    title = f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {clusters}"
+    return Report(title, frame, explanation, top), warning
 
 
 @main.command()

@@ -82,7 +82,8 @@ def explain(
     -----
     Where ``model`` is a clustering that knows the labels of X (``DBSCAN``) or the labels themselves, noise belongs to
     no cluster: its ``cluster`` is -1, and evidence and relevance are NaN. ``cluster=`` explains such a point all the
-    same: why (not) that cluster?
+    same: why (not) that cluster? All other points are explained for the cluster that the network gives them to, which
+    is that of their label as often as ``fidelity`` says.
 
     For the assigned cluster, relevance sums to evidence in every row. For another cluster (``cluster=``) it does as
     well, but a competitor that is about as far away as the cluster in question may carry large relevance of both
@@ -128,12 +129,7 @@ def explain(
         stiff = route.calibrate(keep=chosen is None and not is_trunk)
     question = Question(stiff, competitor)
     relevance, evidence, own = route.relevance(question, chosen)
-    if chosen is None and head.fidelity is not None and not isinstance(model, nn.Module):
-        noise = noise_of(model, X)
-        if noise is not None:
-            own[torch.from_numpy(noise)] = NOISE
-            relevance[torch.from_numpy(noise)] = evidence[torch.from_numpy(noise)] = float("nan")
-    return Explanation(
+    explanation = Explanation(
         relevance=table.like(relevance),
         evidence=table.plain(evidence),
         cluster=table.plain(own.to(evidence.device)),
@@ -144,6 +140,10 @@ def explain(
         _route=route,
         _question=question,
     )
+    if chosen is not None or head.fidelity is None or isinstance(model, nn.Module):
+        return explanation
+    noise = noise_of(model, X)
+    return explanation if noise is None else explanation.with_noise(noise)
 
 
 def _check_fidelity(head: Head, least: float) -> None:
@@ -206,9 +206,38 @@ class Explanation:
         return self._route.head.fidelity
 
     @property
+    def conserves(self) -> bool:
+        """Whether relevance sums to evidence by the rules that were used: nothing is dissipated."""
+        return bool(self._route.conserves)
+
+    @property
     def noise(self) -> Any:
         """Which points belong to no cluster, bool (N,) or (N, ...)."""
         return self.cluster == NOISE
+
+    def with_noise(self, noise: Any) -> Explanation:
+        """The same explanation without that of some points: cluster -1, evidence and relevance NaN.
+
+        Parameters
+        ----------
+        noise : array of bool, shape (N,)
+            Which points belong to no cluster.
+
+        Returns
+        -------
+        Explanation
+        """
+        mask = torch.as_tensor(noise if isinstance(noise, Tensor) else np.asarray(noise)).cpu()
+        if mask.shape != (len(self),) or mask.dtype != torch.bool:
+            raise ValueError(f"noise must be bool of shape ({len(self)},), got {mask.dtype} of {tuple(mask.shape)}")
+        table = self._route.table
+        where = mask if table.kind == "torch" else mask.numpy()
+        parts = (self.relevance, self.evidence, self.cluster)
+        copies = [part.clone() if isinstance(part, Tensor) else part.copy() for part in parts]
+        for part, value in zip(copies, (float("nan"), float("nan"), NOISE), strict=True):
+            part[where] = value
+        relevance, evidence, cluster = copies
+        return replace(self, relevance=relevance, evidence=evidence, cluster=cluster)
 
     @property
     def competitor(self) -> int | None:

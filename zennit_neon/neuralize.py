@@ -342,7 +342,7 @@ def _faiss(estimator: Any) -> NeuralizedKMeans:
 
 def _pipeline(pipeline: Any) -> Head:
     steps = steps_of(pipeline)
-    head = neuralize(pipeline.steps[-1][1])
+    head = _to_head(pipeline.steps[-1][1])
     head = head.after(steps) if steps else head
     names = _names(pipeline)
     head.feature_names = None if names is None else tuple(names)

@@ -18,6 +18,7 @@ from .explanation import Explanation, explain
 from .heads import Head
 from .layer import CentroidContrast, CentroidEvidence
 from .neuralize import neuralize, noise_of
+from .support import SupportEvidence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +30,9 @@ Array = np.ndarray[Any, Any]
 
 #: Vermilion and blue of Okabe and Ito, which colour-blind readers tell apart.
 POSITIVE, NEGATIVE = "#D55E00", "#0072B2"
+
+#: Support vectors that are drawn.
+MOST_CROSSES = 200
 
 #: Characters of a name before its middle is left out.
 LONGEST_NAME = 40
@@ -152,8 +156,8 @@ def plane(
 ) -> tuple[Figure, Axes]:
     r"""Clusters of points in the plane, contours of the evidence of one of them, and relevance (Fig. 2, paper 1).
 
-    Regions and points are coloured by cluster, crosses are centroids (where the clustering has any in the plane), grey
-    points are noise,
+    Regions and points are coloured by cluster, crosses are centroids or support vectors (where the clustering has any
+    in the plane), grey points are noise,
     contours are :math:`f_c` of ``cluster`` with :math:`f_c = 0` in bold. An arrow is the relevance
     :math:`(R_1, R_2)` of a point of ``cluster``: :math:`R_1` to the right and :math:`R_2` up, the longest as long as a
     tenth of the axes is wide. It tells which feature matters, not where the point would have to go.
@@ -206,7 +210,8 @@ def plane(
     _regions(ax, axes_x, axes_y, region, points, assigned)
     _contours(ax, axes_x, axes_y, evidence)
     if centroids is not None:
-        ax.plot(*centroids.T, "X", color="white", markeredgecolor="black", markersize=10, zorder=4)
+        size = 10 if len(centroids) == head.n_clusters else 6
+        ax.plot(*centroids.T, "X", color="white", markeredgecolor="black", markersize=size, zorder=4)
     members = np.flatnonzero(assigned == cluster)
     some = members[np.unique(np.linspace(0, len(members) - 1, min(arrows, len(members))).round().astype(int))]
     _arrows(ax, points[some], _array(explained.relevance)[some])
@@ -259,9 +264,10 @@ def _grid(points: Array, resolution: int) -> tuple[Array, Array]:
 
 
 def _centroids(head: Head) -> Array | None:
-    """Centroids (K, d) in the space of the input, if they have a place there."""
+    """Centroids (K, d), or support vectors (P, d), in the space of the input, if they have a place there."""
     layer = getattr(head, "evidence_layer", None)
-    if not isinstance(layer, (CentroidContrast, CentroidEvidence)) or not isinstance(head.norm, nn.Identity):
+    kinds = (CentroidContrast, CentroidEvidence, SupportEvidence)
+    if not isinstance(layer, kinds) or not isinstance(head.norm, nn.Identity) or len(layer.root) > MOST_CROSSES:
         return None
     return _array(layer.center + layer.root)
 

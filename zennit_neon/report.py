@@ -65,20 +65,36 @@ class Report:
         mean = plot.number(float(self.explanation.evidence[members].mean()))
         return f"cluster {cluster}: {int(members.sum())} of {len(members)} points, mean evidence {mean}"
 
+    def remarks(self) -> list[str]:
+        """What is to be known of a clustering that is explained through its labels."""
+        fidelity = self.explanation.fidelity
+        if fidelity is None:
+            return []
+        shares = fidelity.per_cluster[~np.isnan(fidelity.per_cluster)]
+        lines = [
+            f"explained through a network that gives back {float(fidelity):.1%} of {int(fidelity.counts.sum())} labels "
+            f"that were held out (at least {shares.min(initial=1):.0%} in each cluster)"
+        ]
+        if fidelity.noise:
+            rows = "1 row belongs" if fidelity.noise == 1 else f"{fidelity.noise} rows belong"
+            lines.append(f"{rows} to no cluster")
+        return lines
+
     def text(self) -> str:
         """The table for the terminal."""
         width = max(len(plot.shorten(name)) for k in self._present() for name, *_ in self.rows(k))
         width = max(width, len("feature"))
-        lines = [self.title]
+        lines = [self.title, *self.remarks()]
         for cluster in self._present():
             lines += ["", self.heading(cluster)]
             lines.append(f"  {'feature':<{width}}  {'share':>6}  {'mean here':>10}  {'overall':>10}")
             for name, share, here, overall in self.rows(cluster):
                 numbers = f"{share:>6.0%}  {plot.number(here):>10}  {plot.number(overall):>10}"
                 lines.append(f"  {plot.shorten(name):<{width}}  {numbers}  {_level(here, overall)}".rstrip())
+        what = "evidence" if self.explanation.conserves else "relevance"
         lines += [
             "",
-            "share: part of the cluster's evidence that the feature carries; shares of all features sum to 100 %",
+            f"share: part of the cluster's {what} that the feature carries; shares of all features sum to 100 %",
         ]
         return "\n".join(lines)
 
@@ -122,9 +138,10 @@ class Report:
             body += ["<p>Its most typical point, the one with the largest evidence:</p>"]
             body += [_image(picture, f"most typical point of cluster {cluster}")]
         title = html.escape(self.title)
+        remarks = "".join(f"<p>{html.escape(line)}</p>" for line in self.remarks())
         style = "body{font-family:sans-serif;max-width:60em;margin:2em auto}img{max-width:100%}td,th{padding:.2em .8em}"
         head = f'<meta charset="utf-8"><title>{title}</title><style>{style} td+td,th+th{{text-align:right}}</style>'
-        return f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{''.join(body)}</body></html>\n"
+        return f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{remarks}{''.join(body)}</body></html>\n"
 
     def typical(self, cluster: int) -> int:
         """Row of the point with the largest evidence for a cluster."""

@@ -62,6 +62,11 @@ class Closed:
         return self.head.beta
 
     @property
+    def conserves(self) -> bool:
+        """Whether relevance sums to evidence."""
+        return bool(self.head.evidence_layer.conserves)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one number a point."""
         return self.shape_of(self.table.shape)
@@ -199,6 +204,11 @@ class Trunk(Closed):
     def beta(self) -> float | None:
         """Stiffness of the composite, else that of the head."""
         return self.head.beta if self.composite.beta is None else self.composite.beta
+
+    @property
+    def conserves(self) -> bool:
+        """The rules of the layers below may lose some."""
+        return False
 
     def check(self) -> None:
         """The trunk has to know whether it can take the table."""

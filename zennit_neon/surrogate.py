@@ -30,8 +30,8 @@ RATE = 0.02
 #: Mean cross-entropy at which the boundaries agree, if no label differs.
 AGREED = 0.005
 
-#: Agreement that standardised features have to gain over the features as they are.
-GAIN = 0.01
+#: Share of points, and number of them, that standardised features have to gain over the features as they are.
+GAIN, GAINED = 0.01, 3
 
 
 class Fidelity(float):
@@ -95,7 +95,7 @@ class Fidelity(float):
             f"the network that stands for the labels {overall}"
             + (f" (cluster {listed})" if poor else "")
             + f"; below min_fidelity={least:g} its explanations are those of the network more than of the clusters. "
-            "More support vectors, neuralize(labels, X, support=...), or other features may help"
+            "Another number of support vectors, neuralize(labels, X, support=...), or other features may help"
         )
 
 
@@ -243,9 +243,8 @@ def _scale(x: Array, y: Array, support: int, random: Any) -> Affine | None:
     spread = x.std(0)
     spread[spread == 0] = 1
     step = Affine(1 / spread, -x.mean(0) / spread)
-    agreement = np.zeros(2)
-    seeds = random.randint(2**31, size=3)
-    for seed in seeds:
+    agree, total = np.zeros(2), 0
+    for seed in random.randint(2**31, size=3):
         rng = np.random.RandomState(seed)
         some = rng.permutation(len(y))[:SAMPLE]
         part, own = x[some], np.unique(y[some], return_inverse=True)[1]
@@ -254,8 +253,9 @@ def _scale(x: Array, y: Array, support: int, random: Any) -> Affine | None:
             return None
         for i, values in enumerate((part, (part - x.mean(0)) / spread)):
             model = _Mixture(values[~test], own[~test], own.max() + 1, support, np.random.RandomState(seed))
-            agreement[i] += (model.predict(model.scaled(values[test])) == own[test]).mean() / len(seeds)
-    return step if agreement[1] > agreement[0] + GAIN else None
+            agree[i] += (model.predict(model.scaled(values[test])) == own[test]).sum()
+        total += int(test.sum())
+    return step if agree[1] - agree[0] > max(GAIN * total, GAINED) else None
 
 
 class _Mixture:
