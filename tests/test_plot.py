@@ -6,11 +6,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_wine
+from sklearn.datasets import load_wine, make_moons
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from zennit_neon import explain, plot
+from zennit_neon import KernelKMeans, NeuralizedKernelKMeans, explain, plot
 
 
 @pytest.fixture
@@ -133,6 +133,19 @@ def test_the_plane(rng, model, ax):
         centers = fitted[:-1].inverse_transform(centers) if steps else centers
         np.testing.assert_allclose(np.column_stack(crosses[0].get_data()), centers, atol=1e-6)
     assert "evidence of cluster 1" in ax.get_title()
+
+
+def test_the_plane_of_a_kernel_model_shows_its_support_vectors(ax):
+    X, y = make_moons(120, noise=0.05, random_state=0)
+    model = KernelKMeans(2, gamma=20.0, init=y).fit(X)
+    plot.plane(model.reduce(6), X, ax=ax, resolution=30, arrows=3)
+    crosses = next(line for line in ax.lines if line.get_marker() == "X")
+    np.testing.assert_allclose(
+        np.column_stack(crosses.get_data()), np.concatenate(model.reduce(6).support_vectors_), atol=1e-6
+    )
+    other = Figure().subplots()
+    plot.plane(NeuralizedKernelKMeans([X[y == 0], np.repeat(X[y == 1], 5, 0)], 20.0), X, ax=other, resolution=30)
+    assert not [line for line in other.lines if line.get_marker() == "X"], "hundreds of crosses"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,8 @@ def explain(
     same: why (not) that cluster? All other points are explained for the cluster that the network gives them to, which
     is that of their label as often as ``fidelity`` says.
 
-    For the assigned cluster, relevance sums to evidence in every row. For another cluster (``cluster=``) it does as
+    For the assigned cluster, relevance sums to evidence in every row (with several support vectors a cluster, or soft
+    pooling, some of it is dissipated). For another cluster (``cluster=``) it does as
     well, but a competitor that is about as far away as the cluster in question may carry large relevance of both
     signs: its neuron is nearly switched off while it takes its share, and the quotient of both is large. Below
     :math:`|h_{ck}| < \epsilon^{1/3} |f_c|` that share goes to the nearest competitor (:math:`\epsilon` is machine
@@ -148,7 +150,7 @@ def explain(
 
 def _check_fidelity(head: Head, least: float) -> None:
     """Warn if a head gives back few of the labels that it stands for."""
-    if not isinstance(least, (int, float)) or not 0 <= least <= 1:
+    if not isinstance(least, numbers.Real) or not 0 <= least <= 1:
         raise ValueError(f"min_fidelity must be from 0 to 1, got {least!r}")
     complaint = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
     if complaint is not None:
@@ -162,7 +164,7 @@ class Explanation:
     Attributes
     ----------
     relevance : ndarray, Tensor or DataFrame, shaped like X
-        Typed and indexed like X; sums over features to ``evidence``.
+        Typed and indexed like X; sums over features to ``evidence`` where nothing is dissipated (``conserves``).
     evidence : ndarray or Tensor, shape (N,) or (N, ...)
         :math:`f_c` of the explained cluster; positive exactly where a point is assigned to it. With a competitor,
         :math:`h_{ck}`.

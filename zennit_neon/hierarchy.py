@@ -129,17 +129,12 @@ def _check(centers: Tensor, paths: tuple[tuple[tuple[int, bool], ...], ...]) -> 
 def _is_tree(paths: set[tuple[tuple[int, bool], ...]]) -> bool:
     """Whether all paths begin with the same split, and those of either side are a tree (or one leaf) again."""
     waiting = [paths]
-    seen: set[int] = set()
     while waiting:
         part = waiting.pop()
         if part == {()}:
             continue
         first = {path[0][0] for path in part if path}
-        if () in part or len(first) != 1 or first & seen:
+        if () in part or len(first) != 1:
             return False
-        seen |= first
-        sides = [{path[1:] for path in part if path[0][1] is side} for side in (True, False)]
-        if not all(sides):
-            return False
-        waiting += sides
+        waiting += [{path[1:] for path in part if path[0][1] is side} for side in (True, False)]
     return True

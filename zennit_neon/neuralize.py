@@ -168,7 +168,9 @@ def _are_labels(clustering: Any) -> bool:
 def _labels_of(clustering: Any, X: Any) -> Any:
     """Labels of points: predicted where the clustering can, else those that it was fitted with."""
     rows = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
-    last = clustering.steps[-1][1] if hasattr(clustering, "steps") else clustering
+    last = clustering
+    while hasattr(last, "steps"):
+        last = last.steps[-1][1]
     known = getattr(last, "labels_", None)
     if hasattr(clustering, "predict"):
         try:
@@ -191,7 +193,8 @@ def _pipeline_surrogate(pipeline: Any, X: Any, fit: Callable[[Any, Any], Head]) 
     steps = steps_of(pipeline)
     rows = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
     points = rows if len(pipeline.steps) == 1 else pipeline[:-1].transform(rows)
-    head = fit(_labels_of(pipeline, X), points)
+    last = pipeline.steps[-1][1]
+    head = _pipeline_surrogate(last, points, fit) if hasattr(last, "steps") else fit(_labels_of(pipeline, X), points)
     head = head.after(steps) if steps else head
     names = Table(X).names
     head.feature_names = None if names is None else tuple(names)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +83,7 @@ class Fidelity(float):
     def complaint(self, least: float, labels: Sequence[Any] | None = None) -> str | None:
         """What there is to warn of if agreement must be at ``least`` so large; None if it is."""
         poor = [k for k, share in enumerate(self.per_cluster) if share < least]
-        if float(self) >= least and not poor:
+        if least <= 0 or (float(self) >= least and not poor):
             return None
         names = [repr(k) if labels is None else repr(labels[k]) for k in poor]
         parts = [
@@ -123,11 +125,16 @@ def groups(labels: Any, count: int) -> tuple[Array, list[Any]]:
     import pandas
 
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if isinstance(labels, (list, tuple)) and any(isinstance(label, str) for label in labels):
+        values = np.asarray(labels, dtype=object)  # or numbers and NaN would become strings
     if values.shape != (count,):
         raise ValueError(f"labels must have shape ({count},), one for each row of X, got {values.shape}")
     noise = np.asarray(pandas.isna(values))
+    if values.dtype.kind == "O" and all(isinstance(label, numbers.Real) for label in values[~noise]):
+        values = pandas.Series(values).where(~noise, 0).infer_objects().to_numpy()
     if values.dtype.kind in "iuf":
-        if not (values[~noise] == np.round(values[~noise])).all():
+        whole = values[~noise]
+        if not (np.isfinite(whole) & (whole == np.round(whole))).all():
             raise TypeError("labels must be whole numbers or names of groups, got fractions")
         noise |= values == -1
         values = np.where(noise, 0, values).astype(np.int64)
@@ -140,11 +147,12 @@ def groups(labels: Any, count: int) -> tuple[Array, list[Any]]:
             f"labels must have at least 2 clusters to explain, got {len(names)}"
             + (f" and {int(noise.sum())} noise points" if noise.any() else "")
         )
-    numbers = np.full(count, -1)
-    numbers[~noise] = inverse
-    return numbers, names.tolist()
+    own = np.full(count, -1)
+    own[~noise] = inverse
+    return own, names.tolist()
 
 
+@torch.inference_mode(False)
 def surrogate(
     labels: Any,
     X: Any,
@@ -189,17 +197,21 @@ def surrogate(
     table = Table(X)
     if len(table.shape) != 2:
         raise ValueError(f"X must have shape (N, d) for labels to be explained on it, got {table.shape}")
+    try:
+        support = operator.index(support)
+    except TypeError:
+        raise TypeError(f"support must be a whole number, got {support!r}") from None
     if support < 1:
         raise ValueError(f"support must be at least 1, got {support}")
     if not 0 < test_size < 1:
         raise ValueError(f"test_size must be between 0 and 1, got {test_size}")
-    numbers, names = groups(labels, len(table))
+    own, names = groups(labels, len(table))
     everything = slice(0, len(table))
     points = table.check(everything, table.read(0, len(table)).double()).cpu().numpy()
     random = check_random_state(random_state)
-    test = _held_out(numbers, test_size, random)
-    train = ~test & (numbers >= 0)
-    x, y = points[train], numbers[train]
+    test = _held_out(own, test_size, random)
+    train = ~test & (own >= 0)
+    x, y = points[train], own[train]
     step = _scale(x, y, support, random)
     model = _Mixture(x if step is None else step(torch.from_numpy(x)).numpy(), y, len(names), support, random)
     model.refine(random, progress)
@@ -210,38 +222,38 @@ def surrogate(
         gamma,
         weights,
         steps=[] if step is None else [step],
-        labels=None if names == list(range(len(names))) else names,
+        labels=None if list(map(repr, names)) == list(map(str, range(len(names)))) else names,
         feature_names=table.names,
     )
-    head.fidelity = _fidelity(head, points[test].astype(kind), numbers[test], int((numbers < 0).sum()))
+    head.fidelity = _fidelity(head, points[test].astype(kind), own[test], int((own < 0).sum()))
     return head
 
 
-def _held_out(numbers: Array, share: float, random: Any) -> Array:
+def _held_out(own: Array, share: float, random: Any) -> Array:
     """A share of the points of each cluster, rounded down: there is always one to learn from."""
-    chosen = np.zeros(len(numbers), dtype=bool)
-    for k in range(numbers.max() + 1):
-        members = random.permutation(np.flatnonzero(numbers == k))
+    chosen = np.zeros(len(own), dtype=bool)
+    for k in range(own.max() + 1):
+        members = random.permutation(np.flatnonzero(own == k))
         chosen[members[: int(len(members) * share)]] = True
     return chosen
 
 
-def _fidelity(head: NeuralizedKernelKMeans, points: Array, numbers: Array, noise: int) -> Fidelity:
+def _fidelity(head: NeuralizedKernelKMeans, points: Array, own: Array, noise: int) -> Fidelity:
     """How many of the points of each cluster the head gives to it."""
-    counts = np.bincount(numbers, minlength=head.n_clusters)
+    counts = np.bincount(own, minlength=head.n_clusters)
     agree = np.zeros(head.n_clusters, dtype=np.int64)
     if len(points):
         table = Table(points)
         for place, x in table.batches(table.batch_size(head.width), False, ""):
             found = head.evidence_layer.scores(head.rows(x)).argmax(1).numpy()
-            agree += np.bincount(numbers[place][found == numbers[place]], minlength=head.n_clusters)
+            agree += np.bincount(own[place][found == own[place]], minlength=head.n_clusters)
     return Fidelity(agree, counts, noise)
 
 
 def _scale(x: Array, y: Array, support: int, random: Any) -> Affine | None:
     """The step that standardises features, if labels can be told better after it; judged on a part of the points."""
     spread = x.std(0)
-    spread[spread == 0] = 1
+    spread[spread <= 1e-12 * np.abs(x).max(0)] = 1  # a constant column may have a spread by rounding
     step = Affine(1 / spread, -x.mean(0) / spread)
     agree, total = np.zeros(2), 0
     for seed in random.randint(2**31, size=3):
@@ -314,7 +326,7 @@ class _Mixture:
         some = torch.from_numpy(random.permutation(len(self.x))[:SAMPLE])
         state = [self.support, self.log_weight, self.log_gamma]
         best: tuple[tuple[float, float], list[Tensor]] | None = None
-        with torch.inference_mode(False), torch.enable_grad(), tqdm(total=STEPS, disable=not progress) as bar:
+        with torch.enable_grad(), tqdm(total=STEPS, disable=not progress) as bar:
             bar.set_description("surrogate")
             state = [part.clone().requires_grad_() for part in state]
             self.support, self.log_weight, self.log_gamma = state
