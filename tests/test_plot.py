@@ -137,7 +137,7 @@ def test_the_plane(rng, model, ax):
 
 def test_the_plane_of_a_kernel_model_shows_its_support_vectors(ax):
     X, y = make_moons(120, noise=0.05, random_state=0)
-    model = KernelKMeans(2, gamma=20.0, init=y).fit(X)
+    model = KernelKMeans(2, gamma=20.0, init=y, random_state=0).fit(X)
     plot.plane(model.reduce(6), X, ax=ax, resolution=30, arrows=3)
     crosses = next(line for line in ax.lines if line.get_marker() == "X")
     np.testing.assert_allclose(
