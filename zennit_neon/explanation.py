@@ -32,7 +32,7 @@ def explain(
     model: Any,
     X: Any,
     *,
-    cluster: int | Sequence[int] | None = None,
+    cluster: int | Sequence[int] | Tensor | None = None,
     competitor: int | None = None,
     beta: float | None = None,
     composite: Composite | None = None,

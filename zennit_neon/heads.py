@@ -43,6 +43,7 @@ class Head(nn.Module):
     feature_names: tuple[str, ...] | None
     norm: nn.Module
     fidelity: Any = None
+    steps: tuple[Affine | RowNorm, ...] = ()
 
     @property
     def evidence_layer(self) -> Any:
@@ -193,6 +194,19 @@ class Head(nn.Module):
 
     def after(self, steps: Iterable[Affine | RowNorm]) -> Head:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
+        steps = tuple(steps)
+        return self._rebuilt((*steps, *self.steps)) if steps else self
+
+    def without_scales(self) -> tuple[Head, Affine | None]:
+        """The same clustering as seen from behind the scalers that come first, and what these do (None without any)."""
+        scale: Affine | None = None
+        steps = self.steps
+        while steps and isinstance(step := steps[0], Affine) and step.diagonal:
+            scale, steps = (step if scale is None else scale.then(step)), steps[1:]
+        return (self, None) if scale is None else (self._rebuilt(steps), scale)
+
+    def _rebuilt(self, steps: tuple[Affine | RowNorm, ...]) -> Head:
+        """The same clustering behind other steps."""
         raise ValueError(f"a {type(self).__name__} can not be put behind the steps of a Pipeline")
 
 
@@ -307,18 +321,15 @@ class NeuralizedKMeans(Head):
         """Stiffness of min-take-most, or of the soft clustering; None as long as it is neither given nor calibrated."""
         return self.evidence_layer.beta if self.soft else self.pooling_layer.beta
 
-    def after(self, steps: Iterable[Affine | RowNorm]) -> NeuralizedKMeans:
-        """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
-        steps = tuple(steps)
-        if not steps:
-            return self
+    def _rebuilt(self, steps: tuple[Affine | RowNorm, ...]) -> NeuralizedKMeans:
+        """The same clustering behind other steps."""
         return NeuralizedKMeans(
             self.centroids,
             beta=self.beta,
             clusters=self.clusters.tolist(),
             explicit=self.explicit,
             soft=self.soft,
-            steps=(*steps, *self.steps),
+            steps=steps,
             labels=self.labels,
         )
 

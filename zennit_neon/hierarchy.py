@@ -85,17 +85,14 @@ class NeuralizedHierarchy(Head):
         """The layer with ``centred``, ``scores`` and ``redistribute``."""
         return self.evidence
 
-    def after(self, steps: Iterable[Affine | RowNorm]) -> NeuralizedHierarchy:
-        """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
-        steps = tuple(steps)
-        if not steps:
-            return self
+    def _rebuilt(self, steps: tuple[Affine | RowNorm, ...]) -> NeuralizedHierarchy:
+        """The same clustering behind other steps."""
         return NeuralizedHierarchy(
             self.centers,
             self.paths,
             beta=self.beta,
             clusters=self.clusters.tolist(),
-            steps=(*steps, *self.steps),
+            steps=steps,
             labels=self.labels,
         )
 

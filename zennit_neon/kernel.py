@@ -122,11 +122,8 @@ class NeuralizedKernelKMeans(Head):
             return self.evidence(points)
         return self.pool(self.other(self.own(self.contrast(points))))
 
-    def after(self, steps: Iterable[Affine | RowNorm]) -> NeuralizedKernelKMeans:
-        """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
-        steps = tuple(steps)
-        if not steps:
-            return self
+    def _rebuilt(self, steps: tuple[Affine | RowNorm, ...]) -> NeuralizedKernelKMeans:
+        """The same clustering behind other steps."""
         weights = None if self.log_weight is None else self.log_weight.exp().split(list(self.sizes))
         head = NeuralizedKernelKMeans(
             self.support.split(list(self.sizes)),
@@ -135,7 +132,7 @@ class NeuralizedKernelKMeans(Head):
             beta=self.beta,
             clusters=self.clusters.tolist(),
             explicit=self.explicit,
-            steps=(*steps, *self.steps),
+            steps=steps,
             labels=self.labels,
         )
         head.fidelity = self.fidelity

@@ -85,7 +85,7 @@ def point(explanation: Explanation, index: int, ax: Axes | None = None, max_feat
     if len(rest):
         labels.append(f"{len(rest)} other features")
         bars.append(float(relevance[rest].sum()))
-    figure, ax = _figure(ax, point_size(labels))
+    figure, ax = figure_of(ax, point_size(labels))
     drawn = ax.barh(range(len(bars)), bars, color=[NEGATIVE if bar < 0 else POSITIVE for bar in bars])
     ax.bar_label(drawn, [number(bar) for bar in bars], padding=3, fontsize="small")
     ax.margins(x=0.2)  # room for the numbers beside the bars
@@ -129,7 +129,7 @@ def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int
     largest = np.abs(np.nan_to_num(mean)).max(0)
     chosen = np.sort(np.argsort(-largest, kind="stable")[: _at_least_one(max_features, "max_features")])
     names = [shorten(str(name)) for name in summary.columns[chosen]]
-    figure, ax = _figure(ax, clusters_size(len(mean), names))
+    figure, ax = figure_of(ax, clusters_size(len(mean), names))
     limit = float(largest.max()) or 1.0
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="lightgrey")
     image = ax.imshow(mean[:, chosen], cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
@@ -206,7 +206,7 @@ def plane(
     # on the grid relevance is not needed and any stiffness will do: it gives nothing to evidence and assignment
     evidence = _array(explain(head, grid, cluster=cluster, beta=0.0).evidence).reshape(resolution, resolution)
     region = _array(explain(head, grid, beta=0.0).cluster).reshape(resolution, resolution)
-    figure, ax = _figure(ax, (6.5, 5.5))
+    figure, ax = figure_of(ax, (6.5, 5.5))
     _regions(ax, axes_x, axes_y, region, points, assigned)
     _contours(ax, axes_x, axes_y, evidence)
     if centroids is not None:
@@ -359,7 +359,7 @@ def clusters_size(n_clusters: int, names: list[str]) -> tuple[float, float]:
     return 3.5 + max(2.0, 0.5 * len(names)), min(1.3 + slant + 0.35 * n_clusters, 40.0)
 
 
-def _figure(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+def figure_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     """Figure and axes to draw into."""
     if ax is not None:
         return cast("Figure", ax.figure), ax

@@ -1,0 +1,118 @@
+"""Feature flipping: how much of a cluster the most relevant features tell (Algorithm 1, paper 1; Fig. 5, paper 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..kde import ConditionalKDE
+
+__all__ = ["curves_by_density", "curves_by_value", "flip_over_data"]
+
+#: Says of points (M, d, ...) whether each (M,) lies in the cluster it is asked about.
+Inside = Callable[[Tensor, slice], Tensor]
+
+
+def order(relevance: Tensor, generator: torch.Generator) -> Tensor:
+    """Features (N, d) from most to least relevant; those that tie in random order."""
+    shuffled = torch.rand(relevance.shape, generator=generator).argsort(1)
+    return shuffled.gather(1, relevance.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
+
+
+def curves_by_density(
+    z: Tensor, relevance: Tensor, inside: Inside, density: ConditionalKDE, generator: torch.Generator
+) -> Tensor:
+    """Algorithm 1 for each point: whether it is in its cluster as features are added, the others drawn.
+
+    Parameters
+    ----------
+    z, relevance : Tensor, shape (N, d)
+    inside : callable
+        Called with points and the slice of the rows they belong to.
+    density : ConditionalKDE
+    generator : torch.Generator
+
+    Returns
+    -------
+    Tensor, shape (N, d)
+        Column i is after i + 1 features. The last is with all of them.
+    """
+    curves = torch.empty(z.shape, dtype=torch.float64)
+    ranks = order(relevance, generator)
+    for start in range(0, len(z), density.block()):
+        place = slice(start, min(start + density.block(), len(z)))
+        part, known = z[place], torch.zeros_like(z[place], dtype=torch.bool)
+        squared = part.new_zeros(len(part), len(density.X))
+        for step, features in enumerate(ranks[place].unbind(1)):
+            squared += (part.gather(1, features[:, None]) - density.X.t()[features]).square_()
+            known.scatter_(1, features[:, None], True)
+            points = part if step == z.shape[1] - 1 else density.complete(part, known, squared, generator)
+            curves[place, step] = inside(points, place).to(curves)
+    return curves
+
+
+def curves_by_value(
+    z: Tensor, relevance: Tensor, inside: Inside, value: Tensor, batch_size: int, generator: torch.Generator
+) -> Tensor:
+    """As :func:`curves_by_density`, with a fixed value in place of features that are not there yet.
+
+    Parameters
+    ----------
+    z : Tensor, shape (N, d, ...)
+        A feature is a whole map, if there are more dimensions.
+    relevance : Tensor, shape (N, d)
+    value : Tensor
+        Broadcast to ``z``, such as 0 for the activations of a network.
+    batch_size : int
+        Points at a time.
+
+    Returns
+    -------
+    Tensor, shape (N, d)
+    """
+    curves = torch.empty(z.shape[:2], dtype=torch.float64)
+    ranks = order(relevance, generator)
+    for start in range(0, len(z), batch_size):
+        place = slice(start, min(start + batch_size, len(z)))
+        part = z[place]
+        points = torch.where(torch.zeros_like(part, dtype=torch.bool), part, value)
+        rows = torch.arange(len(part))
+        for step, features in enumerate(ranks[place].unbind(1)):
+            points[rows, features] = part[rows, features]
+            curves[place, step] = inside(points, place).to(curves)
+    return curves
+
+
+def flip_over_data(
+    z: Tensor, relevance: Tensor, roots: Tensor, evidence: Inside, fractions: Tensor, batch_size: int
+) -> Tensor:
+    """Pixel flipping of paper 2 (Fig. 5-B): features of all points in one order, replaced by those of root points.
+
+    Parameters
+    ----------
+    z, relevance, roots : Tensor, shape (N, d)
+    evidence : callable
+        Called with points and the slice of the rows they belong to.
+    fractions : Tensor, shape (F,)
+        Shares of all N d features that are replaced, from 0 to 1.
+    batch_size : int
+        Points at a time.
+
+    Returns
+    -------
+    Tensor, shape (F,)
+        Mean evidence. The faster it falls, the better.
+    """
+    rank = torch.empty(relevance.numel(), dtype=torch.int64)
+    rank[relevance.flatten().argsort(dim=0, descending=True, stable=True)] = torch.arange(relevance.numel())
+    rank = rank.view(relevance.shape)
+    curve = torch.zeros(len(fractions), dtype=torch.float64)
+    for i, fraction in enumerate(fractions.tolist()):
+        flipped = rank < round(fraction * relevance.numel())
+        for start in range(0, len(z), batch_size):
+            place = slice(start, min(start + batch_size, len(z)))
+            points = torch.where(flipped[place], roots[place], z[place])
+            curve[i] += float(evidence(points, place).sum(dtype=torch.float64))
+    return curve / len(z)

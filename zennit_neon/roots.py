@@ -1,0 +1,136 @@
+"""Root points: the nearest points at which a cluster loses (Section 5.1, paper 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .functional import quotient
+from .heads import NeuralizedKMeans
+
+__all__ = ["root_points"]
+
+#: Steps of the search.
+STEPS = 30
+
+
+def root_points(model: nn.Module, X: Tensor, cluster: Tensor, data: Tensor) -> Tensor:
+    r"""Nearest points at which a cluster has no evidence.
+
+    .. math:: \tilde{x} = \arg\min_\xi \|x - \xi\|^2 \quad \text{subject to} \quad f_c(\xi) \leq 0
+
+    Exact for k-means: the projection on the nearest boundary, :math:`x - w_k h_k / \|w_k\|^2` with the smallest
+    :math:`h_k / \|w_k\|`. For other models a local minimum: from the nearest data point of another cluster, back to the
+    boundary, then along the constraint as linearised there, as long as the distance falls.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Points (N, d, ...) to evidence (N, K).
+    X : Tensor, shape (N, d, ...)
+    cluster : Tensor of int64, shape (N,)
+        The clusters (columns of the output of the model) that are to lose.
+    data : Tensor, shape (M, d, ...)
+        Points to begin with, not all of them in one cluster.
+
+    Returns
+    -------
+    Tensor, shape (N, d, ...)
+        X itself where the cluster has no evidence.
+
+    Raises
+    ------
+    ValueError
+        If all data are in the cluster.
+    """
+    if isinstance(model, NeuralizedKMeans) and isinstance(model.norm, nn.Identity) and not model.soft and X.ndim == 2:
+        return _projection(model, X, model.clusters[cluster])
+    return _search(model, X, cluster, data)
+
+
+def _projection(head: NeuralizedKMeans, X: Tensor, cluster: Tensor) -> Tensor:
+    """Roots of k-means."""
+    layer = head.evidence_layer
+    centred = layer.centred(X)
+    scores, weight = layer.scores(centred), layer.weight.to(centred)
+    own = cluster[:, None]
+    activation = scores.gather(1, own) - scores
+    length = 2 * torch.cdist(weight, weight)[cluster]
+    nearest = quotient(activation, length).scatter(1, own, torch.inf).argmin(1)
+    rows = torch.arange(len(X))
+    direction = 2 * (weight[cluster] - weight[nearest])
+    root = X - direction * (activation[rows, nearest] / length[rows, nearest] ** 2)[:, None].to(X)
+    return torch.where((activation[rows, nearest] <= 0)[:, None], X, root)
+
+
+def _search(model: nn.Module, X: Tensor, cluster: Tensor, data: Tensor) -> Tensor:
+    """Roots of any model."""
+    with torch.no_grad():
+        best = _start(model, X, cluster, data)
+        best = _back(model, X, best, cluster)
+        distance = (best - X).flatten(1).square().sum(1)
+    point = best
+    for _ in range(STEPS):
+        with torch.enable_grad():
+            variable = point.detach().requires_grad_()
+            value = _evidence(model, variable, cluster)
+            (slope,) = torch.autograd.grad(value.sum(), variable)
+        with torch.no_grad():
+            flat = slope.flatten(1)
+            # the nearest point of the boundary as it is linearised here
+            step = quotient(value + (flat * (X - point).flatten(1)).sum(1), flat.square().sum(1))
+            point = X - slope * step.view(-1, *[1] * (X.ndim - 1))
+            found = _back(model, X, _out(model, X, point, cluster), cluster)
+            length = (found - X).flatten(1).square().sum(1)
+            inside = _evidence(model, found, cluster) > 0
+            better = (length < distance) & ~inside
+            if not bool((length < distance * (1 - 1e-6))[~inside].any()):
+                break
+            best = torch.where(better.view(-1, *[1] * (X.ndim - 1)), found, best)
+            distance = torch.where(better, length, distance)
+            point = best
+    return best
+
+
+def _evidence(model: nn.Module, points: Tensor, cluster: Tensor) -> Tensor:
+    values: Tensor = model(points)
+    return values.gather(1, cluster[:, None])[:, 0]
+
+
+def _start(model: nn.Module, X: Tensor, cluster: Tensor, data: Tensor) -> Tensor:
+    """The nearest data point at which the cluster has no evidence; X itself where that is so."""
+    values = model(data)
+    result, flat, others = X.clone(), X.flatten(1), data.flatten(1)
+    for k in cluster.unique().tolist():
+        rows = (cluster == k).nonzero()[:, 0]
+        rows = rows[model(X[rows])[:, k] > 0]
+        if not len(rows):
+            continue
+        outside = (values[:, k] <= 0).nonzero()[:, 0]
+        if not len(outside):
+            raise ValueError(f"data must have points outside of cluster {k}, to begin the search for root points with")
+        for part in rows.split(1024):
+            nearest = torch.cdist(flat[part], others[outside]).argmin(1)
+            result[part] = data[outside[nearest]].to(result)
+    return result
+
+
+def _out(model: nn.Module, X: Tensor, point: Tensor, cluster: Tensor) -> Tensor:
+    """Points a little farther away from X where the cluster still has evidence at them."""
+    for _ in range(8):
+        inside = (_evidence(model, point, cluster) > 0).view(-1, *[1] * (X.ndim - 1))
+        if not bool(inside.any()):
+            break
+        point = torch.where(inside, X + (point - X) * 1.05, point)
+    return point
+
+
+def _back(model: nn.Module, X: Tensor, outside: Tensor, cluster: Tensor) -> Tensor:
+    """The first boundary on the way from X to points outside of the cluster, by bisection."""
+    shape = (-1, *[1] * (X.ndim - 1))
+    low, high = X.new_zeros(len(X)), X.new_ones(len(X))
+    for _ in range(30):
+        middle = (low + high) / 2
+        inside = _evidence(model, X + (outside - X) * middle.view(shape), cluster) > 0
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    return X + (outside - X) * high.view(shape)
