@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.conftest import data_folder
 from zennit_neon import explain
 from zennit_neon.cli import main
+from zennit_neon.evaluation import evaluate
 from zennit_neon.fitting import Options, fit
 
 
@@ -97,6 +98,35 @@ def test_labels_that_the_network_does_not_give_back_are_warned_of(tmp_path):
     assert result.exit_code == 0
     assert "warning: the network that stands for the labels gives back" in result.stderr
     assert run("explain", data, "--model", "spectral", "--clusters", 6, "--min-fidelity", 0).stderr == ""
+
+
+def test_evaluate_prints_the_table_of_methods(blobs, tmp_path):
+    out, plot = tmp_path / "table.csv", tmp_path / "curves.png"
+    arguments = ["evaluate", blobs, "--index", "id", "--clusters", 3, "--methods", "random, neon", "--repeats", 2]
+    result = run(*arguments, "--seed", 5, "--out", out, "--plot", plot)
+    assert result.exit_code == 0, result.output
+    frame = pandas.read_csv(blobs, index_col="id")
+    pipeline = make_pipeline(StandardScaler(), KMeans(3, n_init=10, random_state=5)).fit(frame)
+    expected = evaluate(pipeline, frame, ["random", "neon"], 2, 5)
+    pandas.testing.assert_frame_equal(pandas.read_csv(out, index_col="method"), expected.table)
+    for name, auc, error in expected.table.itertuples():
+        assert f"{name:<20}  {auc:>15.2f}%  {error:>10.2f}" in result.stdout
+    assert f"bandwidth {expected.bandwidth:.4g}" in result.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--methods", "random,magic"], "--methods must be some of random, square_difference"),
+        (["--repeats", 0], "--repeats"),
+        (["--plot", "x.html"], "--plot must end in .png, .svg or .pdf, got x.html"),
+        (["--bandwidth", -1], "bandwidth must be a number above 0, got -1.0"),
+        (["--beta", -1], "beta must be a number of at least 0"),
+    ],
+)
+def test_wrong_evaluations_are_refused_in_one_line(arguments, hint):
+    assert_fails(run("evaluate", *arguments), hint)
 
 
 def test_files_are_written(blobs, tmp_path):

@@ -23,10 +23,9 @@ LAYERS = [
     ["composites", "canonizers"],
     ["attribution", "routes"],
     ["explanation", "kde", "roots"],
-    ["baselines"],
+    ["baselines", "captum"],
     ["plot", "vision"],
     ["report"],
-    ["cli"],
 ]
 
 

@@ -1,4 +1,4 @@
-"""Which explanation tells most of a cluster with the fewest features?"""
+"""Compare explanations: which tells most of a cluster with the fewest features."""
 
 from __future__ import annotations
 

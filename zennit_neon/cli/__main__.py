@@ -1,0 +1,5 @@
+"""``python -m zennit_neon.cli``."""
+
+from . import main
+
+main()

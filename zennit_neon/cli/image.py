@@ -1,0 +1,129 @@
+"""``zennit-neon image``: clusters of a network's features, in the pixels of a picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .group import check_different
+
+__all__ = ["image"]
+
+
+@click.command()
+@click.argument("picture", metavar="PICTURE")
+@click.option("--block", type=int, metavar="B", help="Cluster the end of a block of VGG-16, 1 to 5; 3 if not given.")
+@click.option("--layer", metavar="NAME", help="Cluster a layer by its name, such as features.16, in place of a block.")
+@click.option(
+    "--clusters", default=8, show_default=True, type=click.IntRange(2), metavar="K", help="Number of clusters."
+)
+@click.option("--size", default="448", show_default=True, metavar="S|HxW|own", help="Size at which the picture is fed.")
+@click.option(
+    "--weights",
+    default="IMAGENET1K_FEATURES",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Weights of VGG-16: torchvision's name of them, or a file with a state dict.",
+)
+@click.option("--normalization", metavar="NAME", help="How the weights of a FILE want pictures, by torchvision's name.")
+@click.option("--beta", type=float, metavar="B", help="Stiffness; by Eq. 3 of the paper if not given.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of k-means.")
+@click.option("--overlay", is_flag=True, help="Draw heatmaps over the picture in grey.")
+@click.option("--cmap", default="bwr", show_default=True, metavar="NAME", help="Colour map of Zennit or matplotlib.")
+@click.option("--out", required=True, metavar="FILE", help="Write the heatmaps: .png, .jpg, .svg or .pdf.")
+@click.option("--npz", metavar="FILE.npz", help="Write evidence (K, H', W') and relevance (K, 3, H, W) as arrays.")
+@click.option("--force", is_flag=True, help="Overwrite files.")
+def image(picture: str, **options: Any) -> None:
+    """Cluster what VGG-16 makes of a picture, and show each cluster in pixels.
+
+    k-means clusters the features of all locations at the end of a block; the evidence of each cluster is propagated to
+    the pixels with LRP rules (gamma by block, zB on pixels).
+
+    Example: zennit-neon image dogs.jpg --block 5 --clusters 8 --out heatmaps.png
+    """
+    try:
+        _image(picture, **options)
+    except (ValueError, TypeError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _image(
+    picture: str,
+    block: int | None,
+    layer: str | None,
+    clusters: int,
+    size: str,
+    weights: str,
+    normalization: str | None,
+    beta: float | None,
+    seed: int,
+    overlay: bool,
+    cmap: str,
+    out: str,
+    npz: str | None,
+    force: bool,
+) -> None:
+    from importlib.util import find_spec
+
+    import numpy as np
+
+    from ..functional import check_beta
+    from ..picture import colors, read_image
+    from ..tabular import check_output, write
+    from ..vision import explain_picture, load_vgg16
+
+    if block is not None and layer is not None:
+        raise ValueError(f"--block and --layer exclude each other, got {block} and {layer}")
+    if find_spec("matplotlib") is None:
+        raise ValueError("pictures need matplotlib: pip install 'zennit-neon[plot]'")
+    suffix = Path(out).suffix.lower()
+    if suffix not in (".png", ".jpg", ".jpeg", ".svg", ".pdf"):
+        raise ValueError(f"--out must end in .png, .jpg, .svg or .pdf, got {out}")
+    check_different({"PICTURE": picture, "--out": out, "--npz": npz})
+    check_output(out, force)
+    check_output(npz, force)
+    check_beta(beta)
+    colors(np.zeros((1, 1)), cmap)  # a wrong name is told before the work
+    pixels = read_image(picture, _size(size))
+    network = load_vgg16(weights, normalization)
+    found = explain_picture(
+        pixels,
+        network,
+        layer if layer is not None else 3 if block is None else block,
+        clusters,
+        random_state=seed,
+        beta=beta,
+        progress=sys.stderr.isatty(),
+    )
+    click.echo(f"{Path(picture).name}, {tuple(pixels.shape[1:])} pixels, {found.layer}, {clusters} clusters")
+    click.echo("cluster  locations  positive evidence  arrives at pixels")
+    for k, (share, positive, kept) in enumerate(zip(found.sizes, found.positive, found.kept, strict=True)):
+        click.echo(f"{k:7d}  {float(share):9.1%}  {float(positive):17.4g}  {float(kept):17.1%}")
+    figure, _ = found.plot(cmap=cmap, on_image=overlay)
+    write(out, lambda path: figure.savefig(path, dpi=150, format=suffix[1:]))
+    click.echo(f"wrote {out}", err=True)
+    if npz is not None:
+        arrays = {"evidence": found.evidence.numpy(), "relevance": found.relevance.numpy()}
+        write(npz, lambda path: _save_arrays(path, arrays))
+        click.echo(f"wrote {npz}", err=True)
+
+
+def _save_arrays(path: Any, arrays: dict[str, Any]) -> None:
+    import numpy as np
+
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _size(text: str) -> int | tuple[int, int] | None:
+    """A size of pictures: ``448``, ``320x448`` (height first) or ``own``."""
+    if text == "own":
+        return None
+    height, _, width = text.partition("x")
+    try:
+        return (int(height), int(width)) if width else int(height)
+    except ValueError:
+        raise ValueError(f"--size must be a number, HEIGHTxWIDTH or 'own', got {text!r}") from None

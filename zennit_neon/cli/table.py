@@ -1,0 +1,253 @@
+"""``zennit-neon explain`` and ``zennit-neon evaluate``: clusterings of a CSV file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..fitting import MODELS
+from .group import check_different
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ..fitting import Options
+
+__all__ = ["evaluate", "explain"]
+
+
+@click.command()
+@click.argument("data", required=False, metavar="[DATA.csv]")
+@click.option(
+    "--model", default="kmeans", show_default=True, type=click.Choice(MODELS), help="What to cluster the table with."
+)
+@click.option("--clusters", type=int, metavar="K", help="Number of clusters; by the elbow of the inertia if not given.")
+@click.option("--eps", type=float, metavar="R", help="Radius of dbscan; by the knee of the distances if not given.")
+@click.option(
+    "--min-samples",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Neighbours that make a core point (dbscan, hdbscan).",
+)
+@click.option(
+    "--min-cluster-size", type=click.IntRange(2), metavar="N", help="Of hdbscan; a fiftieth of the rows if not given."
+)
+@click.option(
+    "--support",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="P",
+    help="Support vectors of a cluster, where clusters have any.",
+)
+@click.option(
+    "--min-fidelity",
+    default=0.9,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    metavar="F",
+    help="Warn if fewer of the labels are found again.",
+)
+@click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated.")
+@click.option("--index", metavar="COLUMN", help="Column with the names of the rows.")
+@click.option("--sep", default=",", show_default=True, metavar="CHAR", help="Separator of the columns; \\t for tabs.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Features to show for a cluster.")
+@click.option("--beta", type=float, metavar="B", help="Stiffness; by Eq. 3 of the paper if not given.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of the clustering.")
+@click.option("--out", metavar="FILE.csv", help="Write cluster, evidence and relevance of every row.")
+@click.option("--plot", metavar="FILE", help="Write a report: .png, .svg, .pdf or .html.")
+@click.option("--force", is_flag=True, help="Overwrite files.")
+def explain(data: str | None, **options: Any) -> None:
+    """Cluster a table and explain what makes each cluster.
+
+    Reads a CSV file with named, numeric columns (without one, the wine data of scikit-learn), standardises them,
+    clusters them, and explains every row in terms of the columns as they are in the file. k-means and kernel k-means
+    are explained exactly; the others by a network that was fitted to their labels, whose fidelity is printed.
+
+    Example: zennit-neon explain data.csv --model hdbscan --drop id --out relevance.csv --plot report.html
+    """
+    try:
+        _explain(data, **options)
+    except (ValueError, TypeError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _explain(
+    data: str | None,
+    model: str,
+    clusters: int | None,
+    eps: float | None,
+    min_samples: int,
+    min_cluster_size: int | None,
+    support: int,
+    min_fidelity: float,
+    drop: tuple[str, ...],
+    index: str | None,
+    sep: str,
+    top: int,
+    beta: float | None,
+    seed: int,
+    out: str | None,
+    plot: str | None,
+    force: bool,
+) -> None:
+    from ..fitting import Options
+    from ..functional import check_beta
+    from ..report import SUFFIXES
+    from ..tabular import check_output, write
+
+    check_beta(beta)
+    suffix = _check_outputs(data, out, plot, SUFFIXES)
+    check_output(out, force)
+    check_output(plot, force)
+    frame, source = _load(data, drop, index, sep)
+    options = Options(clusters, eps, min_samples, min_cluster_size, support, seed)
+    report, warning = _report(frame, source, model, options, beta, min_fidelity, top)
+    click.echo(report.text())
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
+    for name in frame.columns[[str(name).startswith("Unnamed: ") for name in frame.columns]]:
+        click.echo(f"note: a column without a name was used as a feature; leave it out with --index '{name}'", err=True)
+    if out is not None:
+        write(out, lambda path: report.explanation.to_frame().to_csv(path, index=index is not None))
+        click.echo(f"wrote {out}", err=True)
+    if plot is not None:
+        write(plot, lambda path: report.save(path, suffix))
+        click.echo(f"wrote {plot}", err=True)
+
+
+def _check_outputs(data: str | None, out: str | None, plot: str | None, suffixes: tuple[str, ...]) -> str:
+    """Suffix of a picture or report; ``ValueError`` if it can not be written, or files are the same."""
+    from importlib.util import find_spec
+
+    check_different({"DATA": data, "--out": out, "--plot": plot})
+    if plot is None:
+        return ""
+    suffix = Path(plot).suffix.lower()
+    if suffix not in suffixes:
+        raise ValueError(f"--plot must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}, got {plot}")
+    if find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib: pip install 'zennit-neon[plot]'")
+    return suffix
+
+
+def _load(data: str | None, drop: tuple[str, ...], index: str | None, separator: str) -> tuple[pandas.DataFrame, str]:
+    """The table and where it comes from."""
+    from ..tabular import read_table, select
+
+    if data is None:
+        from sklearn.datasets import load_wine
+
+        source = "wine (scikit-learn)"
+        return select(load_wine(as_frame=True).data, source, drop=drop, index=index), source
+    separator = separator.replace("\\t", "\t")
+    if len(separator) != 1:
+        raise ValueError(f"--sep must be one character, got {separator!r}")
+    return read_table(data, drop=drop, index=index, separator=separator), Path(data).name
+
+
+def _report(
+    frame: pandas.DataFrame, source: str, model: str, options: Options, beta: float | None, least: float, top: int
+) -> tuple[Any, str | None]:
+    """Standardise, cluster and explain; a report, and a warning if the explanation stands for labels badly."""
+    from ..explanation import explain as explain_points
+    from ..fitting import fit
+    from ..neuralize import neuralize, noise_of
+    from ..report import Report
+
+    progress = sys.stderr.isatty()
+    pipeline, clusters = fit(frame, model, options, progress)
+    head = neuralize(pipeline, frame, support=options.support, random_state=options.seed, progress=progress)
+    explanation = explain_points(head, frame, beta=beta, min_fidelity=0.0, progress=progress)
+    noise = None if head.fidelity is None else noise_of(pipeline, frame)
+    explanation = explanation if noise is None else explanation.with_noise(noise)
+    warning = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
+    title = f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {clusters}"
+    return Report(title, frame, explanation, top), warning
+
+
+@click.command()
+@click.argument("data", required=False, metavar="[DATA.csv]")
+@click.option(
+    "--model", default="kmeans", show_default=True, type=click.Choice(MODELS), help="What to cluster the table with."
+)
+@click.option("--clusters", type=int, metavar="K", help="Number of clusters; by the elbow of the inertia if not given.")
+@click.option("--support", default=10, show_default=True, type=click.IntRange(1), metavar="P", help="Support vectors.")
+@click.option("--methods", default="all", show_default=True, metavar="A,B", help="Names, or all of those of the paper.")
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Draws of missing features.")
+@click.option("--bandwidth", type=float, metavar="S", help="Of the density; by its likelihood if not given.")
+@click.option("--beta", type=float, metavar="B", help="Stiffness of NEON; by Eq. 3 of the paper if not given.")
+@click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated.")
+@click.option("--index", metavar="COLUMN", help="Column with the names of the rows.")
+@click.option("--sep", default=",", show_default=True, metavar="CHAR", help="Separator of the columns; \\t for tabs.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of all that is random."
+)
+@click.option("--out", metavar="FILE.csv", help="Write the table.")
+@click.option("--plot", metavar="FILE", help="Write the curves: .png, .svg or .pdf.")
+@click.option("--force", is_flag=True, help="Overwrite files.")
+def evaluate(data: str | None, **options: Any) -> None:
+    """Compare explanations of the clusters of a table by feature flipping.
+
+    Features are added from most to least relevant, the others drawn from a density of the data; the sooner a point is
+    in its cluster, the better the explanation (area under the curve, in percent).
+
+    Example: zennit-neon evaluate data.csv --methods random,ig,neon --plot curves.png
+    """
+    try:
+        _evaluate(data, **options)
+    except (ValueError, TypeError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _evaluate(
+    data: str | None,
+    model: str,
+    clusters: int | None,
+    support: int,
+    methods: str,
+    repeats: int,
+    bandwidth: float | None,
+    beta: float | None,
+    drop: tuple[str, ...],
+    index: str | None,
+    sep: str,
+    seed: int,
+    out: str | None,
+    plot: str | None,
+    force: bool,
+) -> None:
+    from ..baselines import METHODS, PAPER
+    from ..evaluation import evaluate as compare
+    from ..fitting import Options, fit
+    from ..functional import check_beta
+    from ..tabular import check_output, write
+
+    check_beta(beta)
+    names = list(PAPER) if methods == "all" else [name.strip() for name in methods.split(",")]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise ValueError(f"--methods must be some of {', '.join(METHODS)}, or all, got {', '.join(unknown)}")
+    suffix = _check_outputs(data, out, plot, (".png", ".svg", ".pdf"))
+    check_output(out, force)
+    check_output(plot, force)
+    frame, source = _load(data, drop, index, sep)
+    progress = sys.stderr.isatty()
+    pipeline, found = fit(frame, model, Options(clusters=clusters, support=support, seed=seed), progress)
+    result = compare(pipeline, frame, names, repeats, seed, bandwidth=bandwidth, beta=beta, progress=progress)
+    click.echo(f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {found}; bandwidth {result.bandwidth:.4g}")
+    click.echo(f"{'method':<20}  {'area under curve':>16}  {'std. error':>10}")
+    for name, auc, error in result.table.itertuples():
+        click.echo(f"{name:<20}  {auc:>15.2f}%  {'' if error != error else f'{error:.2f}':>10}")
+    if out is not None:
+        write(out, lambda path: result.table.to_csv(path))
+        click.echo(f"wrote {out}", err=True)
+    if plot is not None:
+        figure, _ = result.plot()
+        write(plot, lambda path: figure.savefig(path, dpi=120, format=suffix[1:]))
+        click.echo(f"wrote {plot}", err=True)
