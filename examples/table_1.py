@@ -117,17 +117,19 @@ def main(folder="docs/results", repeats=5):
         best = table.auc.drop("neon").idxmax()
         gap, error = result.difference("neon", best)
         rows.append({"data": name, "N": len(points), "D": points.shape[1], "K": n_clusters, "model": model})
-        rows[-1] |= table.auc.round(2).to_dict() | {f"{key}_stderr": value for key, value in table.stderr.round(2).items()}
+        rows[-1] |= table.auc.round(2).to_dict() | {
+            f"{key}_stderr": value for key, value in table.stderr.round(2).items()
+        }
         rows[-1] |= {f"{key}_paper": value for key, value in zip(PAPER, paper, strict=True)}
         rows[-1] |= {"bandwidth": round(result.bandwidth, 3), "best_other": best, "gap": gap, "gap_stderr": error}
         ours = " | ".join(f"{auc:.1f} ± {stderr:.1f}" for auc, stderr in table.itertuples(index=False))
-        theirs = " | ".join("–" if np.isnan(value) else f"{value:.1f}" for value in paper)
-        lines += [f"| **{name}** | {model} | {len(points)} × {points.shape[1]} | {n_clusters} | {ours} |"]
+        theirs = " | ".join("-" if np.isnan(value) else f"{value:.1f}" for value in paper)
+        lines += [f"| **{name}** | {model} | {len(points)} x {points.shape[1]} | {n_clusters} | {ours} |"]
         lines += [f"| *paper* | | | | {theirs} |"]
         print(f"{name} ({model}, {points.shape}, K={n_clusters}, bandwidth {result.bandwidth:.3f})")
         print(f"  {table.round(2).T.to_string()}\n  paper {theirs}")
         print(f"  neon - {best}: {gap:+.2f} ± {error:.2f} over points; order {rank(table.auc)}; paper {rank(paper)}")
-    head = [f"| data | model | N × d | K | {' | '.join(PAPER)} |", "|" + "---|" * (4 + len(PAPER))]
+    head = [f"| data | model | N x d | K | {' | '.join(PAPER)} |", "|" + "---|" * (4 + len(PAPER))]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pandas.DataFrame(rows).to_csv(folder / "table_1.csv", index=False)

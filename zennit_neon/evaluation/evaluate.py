@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -17,7 +18,7 @@ from ..guard import evaluating
 from ..heads import Head
 from ..kde import ConditionalKDE
 from ..neuralize import neuralize
-from .flipping import curves_by_density, curves_by_value
+from .flipping import curves_by_density, curves_by_value, stops_of
 from .result import Result
 
 __all__ = ["evaluate"]
@@ -36,6 +37,7 @@ def evaluate(
     beta: float | None = None,
     composite: Any = None,
     max_points: int | None = None,
+    every: int = 1,
     batch_size: int = 1024,
     progress: bool = False,
 ) -> Result:
@@ -72,6 +74,8 @@ def evaluate(
         For NEON through the layers before the head of a torch module.
     max_points : int, optional
         Explain no more than these, chosen at random.
+    every : int
+        Look at the curves after each so many features, and after all; saves time where there are many.
     batch_size : int
         Points at a time where missing features have a fixed value.
     progress : bool
@@ -103,6 +107,8 @@ def evaluate(
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     if fill != "kde" and (isinstance(fill, (str, bool)) or not math.isfinite(fill)):
         raise ValueError(f"fill must be 'kde' or a number, got {fill!r}")
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
     named = _named(methods)
     module, change = _module(model, X)
     points, ground = _read(X, change), None if data is None else _read(data, change)
@@ -121,14 +127,15 @@ def evaluate(
         steps = len(named) * (1 + repeats)
         with tqdm(total=steps, desc="evaluate", disable=not progress) as bar:
             found = [
-                _curves(setting, points, cluster, given.get(name, method), fill, repeats, batch_size, bar)
+                _curves(setting, points, cluster, given.get(name, method), fill, repeats, every, batch_size, bar)
                 for name, method in named.items()
             ]
-    curves = torch.stack(found)  # (methods, repeats, N, d)
+    curves = torch.stack(found)  # (methods, repeats, N, S)
     return Result(
         list(named),
         100 * curves.mean(3).numpy(),
         curves.mean((1, 2)).numpy(),
+        (np.array([*stops_of(points.shape[1], every)]) + 1) / points.shape[1],
         None if density is None else density.sigma,
     )
 
@@ -140,15 +147,16 @@ def _curves(
     method: Any,
     fill: Any,
     repeats: int,
+    every: int,
     batch_size: int,
     bar: Any,
 ) -> Tensor:
-    """Curves (repeats, N, d) of one method."""
+    """Curves (repeats, N, S) of one method."""
 
     def inside(x: Tensor, place: slice) -> Tensor:
         return setting.inside(x, cluster[place])
 
-    curves = torch.empty(repeats, *points.shape[:2], dtype=torch.float64)
+    curves: list[Tensor] = []
     relevance: Tensor | None = None
     for repeat in range(repeats):
         if relevance is None or method == "random":
@@ -157,11 +165,12 @@ def _curves(
             bar.update(1 if repeat == 0 else 0)
         if setting.density is None:
             value = torch.as_tensor(float(fill), dtype=points.dtype)
-            curves[repeat] = curves_by_value(points, relevance, inside, value, batch_size, setting.generator)
+            found = curves_by_value(points, relevance, inside, value, batch_size, setting.generator, every)
         else:
-            curves[repeat] = curves_by_density(points, relevance, inside, setting.density, setting.generator)
+            found = curves_by_density(points, relevance, inside, setting.density, setting.generator, every)
+        curves.append(found)
         bar.update(1)
-    return curves
+    return torch.stack(curves)
 
 
 def _named(methods: Any) -> dict[str, Any]:

@@ -22,7 +22,12 @@ def order(relevance: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def curves_by_density(
-    z: Tensor, relevance: Tensor, inside: Inside, density: ConditionalKDE, generator: torch.Generator
+    z: Tensor,
+    relevance: Tensor,
+    inside: Inside,
+    density: ConditionalKDE,
+    generator: torch.Generator,
+    every: int = 1,
 ) -> Tensor:
     """Algorithm 1 for each point: whether it is in its cluster as features are added, the others drawn.
 
@@ -33,13 +38,16 @@ def curves_by_density(
         Called with points and the slice of the rows they belong to.
     density : ConditionalKDE
     generator : torch.Generator
+    every : int
+        Look at the points after each so many features, and after all.
 
     Returns
     -------
-    Tensor, shape (N, d)
-        Column i is after i + 1 features. The last is with all of them.
+    Tensor, shape (N, S)
+        With ``every=1``, column i is after i + 1 features. The last is with all of them.
     """
-    curves = torch.empty(z.shape, dtype=torch.float64)
+    stops = stops_of(z.shape[1], every)
+    curves = torch.empty(len(z), len(stops), dtype=torch.float64)
     ranks = order(relevance, generator)
     for start in range(0, len(z), density.block()):
         place = slice(start, min(start + density.block(), len(z)))
@@ -48,13 +56,26 @@ def curves_by_density(
         for step, features in enumerate(ranks[place].unbind(1)):
             squared += (part.gather(1, features[:, None]) - density.X.t()[features]).square_()
             known.scatter_(1, features[:, None], True)
-            points = part if step == z.shape[1] - 1 else density.complete(part, known, squared, generator)
-            curves[place, step] = inside(points, place).to(curves)
+            if step in stops:
+                points = part if step == z.shape[1] - 1 else density.complete(part, known, squared, generator)
+                curves[place, stops[step]] = inside(points, place).to(curves)
     return curves
 
 
+def stops_of(width: int, every: int) -> dict[int, int]:
+    """Columns of a curve, by the feature after which they are."""
+    steps = sorted({*range(every - 1, width, every), width - 1})
+    return {step: column for column, step in enumerate(steps)}
+
+
 def curves_by_value(
-    z: Tensor, relevance: Tensor, inside: Inside, value: Tensor, batch_size: int, generator: torch.Generator
+    z: Tensor,
+    relevance: Tensor,
+    inside: Inside,
+    value: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+    every: int = 1,
 ) -> Tensor:
     """As :func:`curves_by_density`, with a fixed value in place of features that are not there yet.
 
@@ -67,12 +88,16 @@ def curves_by_value(
         Broadcast to ``z``, such as 0 for the activations of a network.
     batch_size : int
         Points at a time.
+    generator : torch.Generator
+    every : int
+        As there.
 
     Returns
     -------
-    Tensor, shape (N, d)
+    Tensor, shape (N, S)
     """
-    curves = torch.empty(z.shape[:2], dtype=torch.float64)
+    stops = stops_of(z.shape[1], every)
+    curves = torch.empty(len(z), len(stops), dtype=torch.float64)
     ranks = order(relevance, generator)
     for start in range(0, len(z), batch_size):
         place = slice(start, min(start + batch_size, len(z)))
@@ -81,7 +106,8 @@ def curves_by_value(
         rows = torch.arange(len(part))
         for step, features in enumerate(ranks[place].unbind(1)):
             points[rows, features] = part[rows, features]
-            curves[place, step] = inside(points, place).to(curves)
+            if step in stops:
+                curves[place, stops[step]] = inside(points, place).to(curves)
     return curves
 
 

@@ -26,8 +26,10 @@ class Result:
     methods : list of str
     auc : ndarray, shape (methods, repeats, N)
         Area under the curve of each point, in percent.
-    curves : ndarray, shape (methods, d)
-        Share of points in their cluster after 1 to d features, mean over points and repeats.
+    curves : ndarray, shape (methods, S)
+        Share of points in their cluster as features are added, mean over points and repeats.
+    known : ndarray, shape (S,)
+        Share of features that are known at each step of the curves.
     bandwidth : float or None
         Width of the kernel density; None where missing features have a fixed value.
     """
@@ -35,6 +37,7 @@ class Result:
     methods: list[str]
     auc: Array
     curves: Array
+    known: Array
     bandwidth: float | None
 
     def __repr__(self) -> str:
@@ -81,12 +84,13 @@ class Result:
         from ..plot import figure_of
 
         figure, ax = figure_of(ax, (6.5, 4.5))
-        known = 100 * np.arange(1, self.curves.shape[1] + 1) / self.curves.shape[1]
         styles = ["-", "--", "-.", ":"]
         for i, (name, curve) in enumerate(zip(self.methods, self.curves, strict=True)):
             width = 2.6 if name == "neon" else 1.3
             label = f"{name} ({self.table.auc.iloc[i]:.1f})"
-            ax.plot(known, 100 * curve, styles[i // 10 % 4], color=f"C{i % 10}", linewidth=width, label=label)
+            ax.plot(
+                100 * self.known, 100 * curve, styles[i // 10 % 4], color=f"C{i % 10}", linewidth=width, label=label
+            )
         ax.set_xlabel("features known, most relevant first (%)")
         ax.set_ylabel("points in their cluster (%)")
         ax.set_ylim(None, 102)
