@@ -20,7 +20,7 @@ from zennit.composites import (
 from zennit.rules import Epsilon, Gamma, Pass, ZBox
 from zennit.torchvision import SequentialMergeBatchNorm, VGGCanonizer
 
-from zennit_neon import NeuralizedKMeans, RowNorm
+from zennit_neon import NeuralizedKMeans, RowNorm, explain
 from zennit_neon.composites import Neon, NeonVGG
 from zennit_neon.rules import ClosedForm, Midpoint, MinTakeMost
 
@@ -259,3 +259,34 @@ def test_batch_norms_of_vgg_are_merged_unless_canonizers_are_given():
 def test_wrong_bounds_and_gammas_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NeonVGG(**{"low": 0.0, "high": 1.0, **options})
+
+
+def test_a_neon_inside_another_composite_keeps_its_parameters():
+    x, model = (
+        torch.rand(6, 4),
+        torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), NeuralizedKMeans(torch.eye(3))),
+    )
+    plain = explain(model, x, composite=Neon(EpsilonPlus(), beta=0.3))
+    for nested in (Neon(Neon(EpsilonPlus(), beta=0.3)), MixedComposite([Neon(beta=0.3), EpsilonPlus()])):
+        found = explain(model, x, composite=nested)
+        assert found.beta == 0.3
+        torch.testing.assert_close(found.relevance, plain.relevance)
+    assert Neon(Neon(competitor=1), beta=2.0).competitor == 1
+    assert Neon(Neon(beta=0.3), beta=2.0).beta == 2.0
+
+
+def test_a_competitor_that_does_not_exist_is_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), NeuralizedKMeans(torch.eye(3)))
+    with (
+        Gradient(model, Neon(EpsilonPlus(), competitor=9)) as attributor,
+        pytest.raises(ValueError, match="competitor must be from 0 to 2, got 9"),
+    ):
+        attributor(torch.rand(2, 4), torch.ones(2, 3))
+
+
+def test_explain_through_a_trunk_in_inference_mode():
+    x, model = torch.rand(6, 4), torch.nn.Sequential(torch.nn.Linear(4, 3), NeuralizedKMeans(torch.eye(3), beta=1.0))
+    expected = explain(model, x, composite=EpsilonPlus()).relevance
+    with torch.inference_mode():
+        found = explain(model, x.clone(), composite=EpsilonPlus()).relevance
+    torch.testing.assert_close(found, expected)

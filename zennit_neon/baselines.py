@@ -18,7 +18,7 @@ from .pooling import soft_maximum
 from .roots import root_points
 from .support import SupportEvidence
 
-__all__ = ["METHODS", "PAPER", "Setting", "attribute"]
+__all__ = ["METHODS", "PAPER", "Setting", "attribute", "has_distances"]
 
 #: Numbers in the largest array of a batch (32 MB in float64).
 NUMBERS = 2**22
@@ -38,6 +38,8 @@ class Setting:
         For what is random.
     density : ConditionalKDE, optional
         Of the data; made of them if needed and not given.
+    bandwidth : float, optional
+        Of that density; by its likelihood if not given.
     beta : float, optional
         Stiffness of NEON; by Eq. 3 over the explained points if not given.
     composite : zennit.core.Composite, optional
@@ -52,6 +54,7 @@ class Setting:
     data: Tensor
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     density: ConditionalKDE | None = None
+    bandwidth: float | None = None
     beta: float | None = None
     composite: Any = None
     samples: int = 10
@@ -94,7 +97,8 @@ def attribute(method: str | Callable[..., Any], setting: Setting, x: Tensor, clu
         If the name is not known, the method does not fit the model, or what it returns does not fit the points.
     """
     if callable(method):
-        found = torch.as_tensor(method(setting.model, x, cluster)).detach()
+        with torch.enable_grad():
+            found = torch.as_tensor(method(setting.model, x, cluster)).detach()
     elif method in METHODS:
         found = METHODS[method](setting, x, cluster).detach()
     else:
@@ -192,7 +196,7 @@ def _occlusion(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
 
 def _maps(x: Tensor) -> Tensor:
     """A number for each feature, at all of its locations (1, d, ...)."""
-    return torch.arange(x.shape[1]).view(1, -1, *[1] * (x.ndim - 2)).expand(1, *x.shape[1:])
+    return torch.arange(x.shape[1]).view(1, -1, *[1] * (x.ndim - 2)).expand(1, *x.shape[1:]).contiguous()
 
 
 def _spread(scores: Tensor, x: Tensor) -> Tensor:
@@ -210,7 +214,7 @@ def _conditional(setting: Setting, x: Tensor, score: Callable[[Tensor, Tensor], 
     """Mean score (N, d) over draws of each feature from the density given all others."""
     if x.ndim != 2:
         raise ValueError(f"conditional samples need points (N, d), got {tuple(x.shape)}")
-    density = setting.density = setting.density or ConditionalKDE(setting.data)
+    density = setting.density = setting.density or ConditionalKDE(setting.data, setting.bandwidth)
     result = torch.zeros_like(x)
     with torch.no_grad():
         for start in range(0, len(x), density.block()):
@@ -228,14 +232,23 @@ def _conditional(setting: Setting, x: Tensor, score: Callable[[Tensor, Tensor], 
     return result
 
 
+def has_distances(model: nn.Module, x: Tensor) -> bool:
+    """Whether a model compares distances in the features of points: then a dimension can be removed from them."""
+    if not isinstance(model, Head) or model.soft or x.ndim != 2 or not isinstance(model.norm, nn.Identity):
+        return False
+    mixed = any(isinstance(step, Affine) and not step.diagonal for step in model.steps)
+    return isinstance(model.evidence_layer, Centroids) and not mixed
+
+
 def _dr(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
     """Dimension removal: what evidence loses without a feature in all distances."""
     head = setting.model
-    if not isinstance(head, Head) or head.soft or x.ndim != 2 or not isinstance(head.norm, nn.Identity):
-        raise ValueError("dr removes a dimension from distances: it needs a head of hard clusters, and points (N, d)")
+    if not has_distances(head, x) or not isinstance(head, Head):
+        raise ValueError(
+            "dr removes a dimension from distances: it needs a head of hard clusters whose distances are between the "
+            "features of points (N, d)"
+        )
     layer = head.evidence_layer
-    if not isinstance(layer, Centroids) or any(isinstance(step, Affine) and not step.diagonal for step in head.steps):
-        raise ValueError("dr removes a dimension from distances, but those of this head are not between these features")
     own, parts = head.clusters[cluster], []
     size = max(1, NUMBERS // (x.shape[1] * len(layer.weight)))
     with torch.no_grad():
@@ -285,7 +298,7 @@ def _shap(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
         raise ValueError(f"shap needs points (N, d), got {tuple(x.shape)}")
     some = torch.randperm(len(setting.data), generator=setting.generator)[:100]
     seed = int(torch.randint(2**31, (1,), generator=setting.generator))
-    result = torch.empty_like(x)
+    result, state = torch.empty_like(x), np.random.get_state()  # noqa: NPY002
     for k in cluster.unique().tolist():
 
         def evidence(points: Any, k: int = k) -> Any:
@@ -297,6 +310,7 @@ def _shap(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
         rows = (cluster == k).nonzero()[:, 0]
         found = explainer(x[rows].numpy(), max_evals=2 * x.shape[1] + 1, silent=True).values
         result[rows] = torch.as_tensor(found, dtype=x.dtype)
+    np.random.set_state(state)  # noqa: NPY002, which shap seeds
     return result
 
 

@@ -67,6 +67,10 @@ class Neon(Composite):
     ):
         if trunk_composite is not None and not isinstance(trunk_composite, Composite):
             raise TypeError(f"trunk_composite must be an instance of a zennit Composite, got {trunk_composite!r}")
+        inner = _neon_inside(trunk_composite)
+        if inner is not None:  # its rules for the head would never be asked
+            beta = inner.beta if beta is None else beta
+            competitor = inner.competitor if competitor is None else competitor
         self.trunk_composite, self.beta, self.competitor = trunk_composite, beta, competitor
         self.rules: list[tuple[type, Hook]] = [
             (Evidence, ClosedForm(beta, competitor)),
@@ -211,6 +215,14 @@ class VGGBlocks(LayerMapComposite):
 
 
 @register_composite("neon_vgg")
+def _neon_inside(composite: Composite | None) -> Neon | None:
+    """The ``Neon`` among nested composites, if there is one."""
+    if isinstance(composite, Neon):
+        return composite
+    found = (_neon_inside(part) for part in getattr(composite, "composites", ()))
+    return next((part for part in found if part is not None), None)
+
+
 class NeonVGG(Neon):
     """``Neon`` around :class:`VGGBlocks`: gamma 0.25 in blocks 1 to 3 and 0.1 in blocks 4 and 5, zB on pixels.
 

@@ -39,6 +39,7 @@ class ConditionalKDE:
         if sigma is not None and not (sigma > 0 and math.isfinite(sigma)):
             raise ValueError(f"bandwidth must be a number above 0, got {sigma}")
         self.X = X
+        self._mean = X.mean(0)
         self.sigma = bandwidth(X) if sigma is None else float(sigma)
 
     def block(self) -> int:
@@ -47,17 +48,20 @@ class ConditionalKDE:
 
     def squared(self, z: Tensor, known: Tensor) -> Tensor:
         """Squared distances (M, N) between points and data, over the known features of each point (M, d)."""
-        mask = known.to(z)
-        cross = (mask * z) @ self.X.t()
-        total = (mask * z * z).sum(1, keepdim=True) + mask @ (self.X * self.X).t() - 2 * cross
+        mask, data = known.to(z), self.X - self._mean  # the product cancels far from the origin
+        centred = (z - self._mean) * mask
+        total = centred.square().sum(1, keepdim=True) + mask @ data.square().t() - 2 * centred @ data.t()
         return total.clamp_(min=0)
 
     def draw(self, squared: Tensor, generator: torch.Generator) -> Tensor:
         """Numbers (M,) of data points, from squared distances (M, N) over the features that are known."""
         nearest = squared.amin(1, keepdim=True)
-        weight = (nearest - squared).mul_(0.5 / self.sigma**2).exp_().cumsum(1)
+        weight = (nearest - squared).div_(self.sigma).div_(2 * self.sigma).exp_().cumsum(1)
         uniform = torch.rand(len(weight), 1, generator=generator, dtype=weight.dtype)
-        return torch.searchsorted(weight, uniform * weight[:, -1:]).clamp_(max=len(self.X) - 1)[:, 0]
+        total = weight[:, -1:].contiguous()
+        # never one of weight 0, neither before the first that has any nor behind the last
+        found = torch.searchsorted(weight, uniform * total, right=True)
+        return torch.minimum(found, torch.searchsorted(weight, total))[:, 0]
 
     def complete(self, z: Tensor, known: Tensor, squared: Tensor, generator: torch.Generator) -> Tensor:
         """Points (M, d) with their unknown features drawn.

@@ -82,7 +82,13 @@ class Scored(nn.Module):
 
     def versus(self, scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients, activation and cluster where one competitor alone counts."""
+        self.check_competitor(competitor)
         return functional.versus(scores, competitor, cluster)
+
+    def check_competitor(self, competitor: int) -> None:
+        """``ValueError`` if there is no such cluster."""
+        if not 0 <= competitor < self.n_clusters:
+            raise ValueError(f"competitor must be from 0 to {self.n_clusters - 1}, got {competitor}")
 
     def only(self, passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
         """The part of coefficients that belongs to one competitor; none where it is the explained cluster."""

@@ -283,6 +283,6 @@ class Trunk(Closed):
                 )
             return column.to(output.dtype) * amount[:, None].to(output.dtype)
 
-        with torch.enable_grad():
-            _, relevance = self._attributor(x, seed)
+        with torch.inference_mode(False), torch.enable_grad():
+            _, relevance = self._attributor(x.clone() if x.is_inference() else x, seed)
         return relevance.detach(), found[0], found[1]

@@ -105,6 +105,7 @@ class PathEvidence(Centroids):
 
     def versus(self, scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients that explain one split, that at which the leaf and its competitor part."""
+        self.check_competitor(competitor)
         cluster = self.evidence(scores).argmax(1) if cluster is None else cluster
         other = torch.full_like(cluster, competitor)
         passed = scores.new_zeros(len(scores), self.n_clusters)

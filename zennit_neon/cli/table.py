@@ -222,15 +222,15 @@ def _evaluate(
     plot: str | None,
     force: bool,
 ) -> None:
-    from ..baselines import METHODS, PAPER
+    from ..baselines import METHODS
     from ..evaluation import evaluate as compare
     from ..fitting import Options, fit
     from ..functional import check_beta
     from ..tabular import check_output, write
 
     check_beta(beta)
-    names = list(PAPER) if methods == "all" else [name.strip() for name in methods.split(",")]
-    unknown = [name for name in names if name not in METHODS]
+    names = None if methods == "all" else [name.strip() for name in methods.split(",")]
+    unknown = [name for name in names or [] if name not in METHODS]
     if unknown:
         raise ValueError(f"--methods must be some of {', '.join(METHODS)}, or all, got {', '.join(unknown)}")
     suffix = _check_outputs(data, out, plot, (".png", ".svg", ".pdf"))

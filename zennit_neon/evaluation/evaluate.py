@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..affine import Affine
 from ..arrays import Table
-from ..baselines import METHODS, PAPER, Setting, attribute
+from ..baselines import METHODS, PAPER, Setting, attribute, has_distances
 from ..guard import evaluating
 from ..heads import Head
 from ..kde import ConditionalKDE
@@ -27,7 +27,7 @@ __all__ = ["evaluate"]
 def evaluate(
     model: Any,
     X: Any,
-    methods: Sequence[str] | Mapping[str, Any] = PAPER,
+    methods: Sequence[str] | Mapping[str, Any] | None = None,
     repeats: int = 5,
     random_state: int = 0,
     *,
@@ -56,9 +56,10 @@ def evaluate(
         Anything that :func:`~zennit_neon.neuralize` takes, or a torch module from points to evidence (N, K).
     X : ndarray, Tensor or DataFrame, shape (N, d) or (N, d, ...)
         Points whose assigned clusters are explained. Of (N, d, ...), a feature is a whole map.
-    methods : sequence of str, or mapping
-        Names (``zennit_neon.baselines.METHODS``); or names of your own, with a callable that is given the model, points
-        (N, d, ...) and clusters (N,) and returns relevance, or with relevance as it is, in the coordinates of X.
+    methods : sequence of str, or mapping, optional
+        By default those of the paper that fit the model. Names (``zennit_neon.baselines.METHODS``); or names of your
+        own, with a callable that is given the model, points (N, d, ...) and clusters (N,) and returns relevance, or
+        with relevance as it is, in the coordinates of X.
     repeats : int
         How often missing features are drawn.
     random_state : int
@@ -103,27 +104,39 @@ def evaluate(
     >>> bool(result.table.auc["neon"] > result.table.auc["random"] + 5)
     True
     """
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
-    if fill != "kde" and (isinstance(fill, (str, bool)) or not math.isfinite(fill)):
+    for name, value in {"repeats": repeats, "every": every, "batch_size": batch_size, "max_points": max_points}.items():
+        if value is not None and not isinstance(value, int):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if fill != "kde" and not (isinstance(fill, (int, float)) and not isinstance(fill, bool) and math.isfinite(fill)):
         raise ValueError(f"fill must be 'kde' or a number, got {fill!r}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
-    named = _named(methods)
-    module, change = _module(model, X)
-    points, ground = _read(X, change), None if data is None else _read(data, change)
+    module, change, names = _module(model, X)
+    points = _read("X", X, change, names)
+    ground = None if data is None else _read("data", data, change, names)
     if not len(points):
         raise ValueError("X must have at least one point")
+    if ground is not None and ground.shape[1:] != points.shape[1:]:
+        raise ValueError(
+            f"data must be points like X, of shape {tuple(points.shape[1:])}, got {tuple(ground.shape[1:])}"
+        )
+    named = _named(_of_the_paper(module, points) if methods is None else methods)
     given = {name: _given(name, value, points) for name, value in named.items() if _is_relevance(value)}
     generator = torch.Generator().manual_seed(random_state)
     ground = points if ground is None else ground
     if max_points is not None and max_points < len(points):
         chosen = torch.randperm(len(points), generator=generator)[:max_points]
         points, given = points[chosen], {name: value[chosen] for name, value in given.items()}
+    if bandwidth is not None and not bandwidth > 0:
+        raise ValueError(f"bandwidth must be a number above 0, got {bandwidth}")
     density = ConditionalKDE(_flat(ground), bandwidth) if fill == "kde" else None
     with evaluating(module), torch.no_grad():
         cluster = torch.cat([module(part).argmax(1) for part in points.split(batch_size)])
-        setting = Setting(module, ground, generator, density, beta, composite)
+        if cluster.ndim != 1:
+            raise ValueError(
+                f"model must give one evidence (N, K) a point, but gives that of {tuple(cluster.shape[1:])} locations"
+            )
+        setting = Setting(module, ground, generator, density, bandwidth, beta, composite)
         steps = len(named) * (1 + repeats)
         with tqdm(total=steps, desc="evaluate", disable=not progress) as bar:
             found = [
@@ -189,25 +202,50 @@ def _named(methods: Any) -> dict[str, Any]:
     return named
 
 
-def _module(model: Any, X: Any) -> tuple[nn.Module, Affine | None]:
-    """The model as a module, and the scalers before it, which are applied once and for all."""
+def _of_the_paper(module: nn.Module, points: Tensor) -> list[str]:
+    """Methods of Table I, without those that the model has nothing for."""
+    left_out = set()
+    if not has_distances(module, points):
+        left_out.add("dr")
+    if points.ndim != 2:
+        left_out.add("pda_cs")
+    if not any(isinstance(part, Head) for part in module.modules()):
+        left_out.add("neon")
+    return [name for name in PAPER if name not in left_out]
+
+
+def _module(model: Any, X: Any) -> tuple[nn.Module, Affine | None, Head | None]:
+    """The model as a module, the scalers before it, which are applied once and for all, and a head that knows names."""
     if isinstance(model, nn.Module) and not isinstance(model, Head):
-        if any(isinstance(part, Head) for part in model.modules()):
-            return model, None
+        heads = [part for part in model.modules() if isinstance(part, Head)]
+        for head in heads:
+            _check_complete(head)
+        if heads:
+            return model, None, None
         try:
-            return neuralize(model), None
+            return neuralize(model), None, None
         except TypeError:
-            return model, None
+            return model, None, None
     head = neuralize(model, X)
+    _check_complete(head)
+    return (*head.without_scales(), head)
+
+
+def _check_complete(head: Head) -> None:
     if len(head.clusters) < head.n_clusters:
         raise ValueError(f"model must give evidence of all its {head.n_clusters} clusters, got {len(head.clusters)}")
-    return head.without_scales()
 
 
-def _read(X: Any, change: Affine | None) -> Tensor:
+def _read(name: str, X: Any, change: Affine | None, head: Head | None) -> Tensor:
     """Points as a tensor, finite, behind the scalers."""
-    table = Table(X)
-    points = table.check(slice(0, len(table)), table.read(0, len(table))).cpu()
+    try:
+        table = Table(X)
+        if head is not None:
+            table.check_width(head.n_features)
+            table.check_names(head.feature_names)
+        points = table.check(slice(0, len(table)), table.read(0, len(table))).cpu()
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("X ", f"{name} ", 1)) from None
     return points if change is None else change(points.double()).to(points)
 
 
@@ -223,7 +261,9 @@ def _is_relevance(value: Any) -> bool:
 
 def _given(name: str, value: Any, points: Tensor) -> Tensor:
     """Relevance that a user hands in."""
-    relevance = _read(value, None)
+    if value is None:
+        raise TypeError(f"{name} must be a name of a method, a callable, or relevance, got None")
+    relevance = _read(name, value, None, None)
     if relevance.shape != points.shape:
         raise ValueError(f"{name} must be relevance of shape {tuple(points.shape)}, got {tuple(relevance.shape)}")
     return relevance
