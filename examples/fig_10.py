@@ -1,6 +1,6 @@
 """Fig. 10 of the paper: does the heuristic for the stiffness, Eq. 3, find a good one? UCI data.
 
-Run: python examples/fig_10.py [FOLDER] [REPEATS], which writes FOLDER/fig_10.png (default: docs/images) and prints the
+Run: python examples/fig_10.py [FOLDER] [REPEATS] [NAME ...], which writes FOLDER/fig_10.png (default: docs/images) and prints the
 numbers. Data as for table_1.py.
 """
 
@@ -28,10 +28,10 @@ def sweep(clustering, points, repeats):
     return heuristic, np.array([table.auc.iloc[0] for table in found]), others
 
 
-def main(folder="docs/images", repeats=3):
-    names = ["buddy", "hepac", "wine", "trpad", "whlsl"]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(16, 3.4), layout="constrained")
-    for ax, name in zip(axes, names, strict=True):
+def main(folder="docs/images", repeats=3, *names):
+    names = names or ("buddy", "hepac", "wine", "trpad", "whlsl")
+    figure, axes = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 3.4), layout="constrained", squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
         model, n_clusters, _ = ROWS[name]
         try:
             points, clustering = cluster(load(name), model, n_clusters)
@@ -52,7 +52,7 @@ def main(folder="docs/images", repeats=3):
             f"{FACTORS[areas.argmax()]:g} times that {areas.max():.2f}; worst {areas.min():.2f}; best other method "
             f"{others.max():.2f} ({others.idxmax()})"
         )
-    axes[0].set_ylabel("area under the curve (%)")
+    axes[0, 0].set_ylabel("area under the curve (%)")
     path = Path(folder) / "fig_10.png"
     figure.savefig(path, dpi=100)
     print(f"wrote {path}")

@@ -4,7 +4,7 @@ Clusters are the ten digits, as in the paper. Pixels of all images are replaced,
 points (the nearest points without evidence); the faster evidence falls, the better. That paper has the zB rule on
 pixels where the later one has the midpoint rule; both are shown.
 
-Run: python examples/mnist_flipping.py [FOLDER] [POINTS], which writes FOLDER/mnist_flipping.png (default: docs/images)
+Run: python examples/mnist_flipping.py [FOLDER] [POINTS] [EPOCHS], which writes FOLDER/mnist_flipping.png (default: docs/images)
 and prints the mean of each curve. It needs MNIST's test digits (t10k-*-ubyte.gz) in the folder mnist of
 ZENNIT_NEON_DATA.
 """
@@ -56,7 +56,7 @@ def kernel(x, y):
     return neon.NeuralizedKernelKMeans(vectors, gamma=model.gamma_)
 
 
-def deep(x, y, epochs=12):
+def deep(x, y, epochs):
     """Three layers, trained to bring each digit to its fixed centroid, and k-means with these centroids."""
     torch.manual_seed(0)
     widths = [784, 256, 256, 64]
@@ -91,14 +91,14 @@ def zb(head, x, cluster):
     return relevance
 
 
-def main(folder="docs/images", count=300):
+def main(folder="docs/images", count=300, epochs=12):
     images, labels = digits()
     train, known = images[:8000], labels[:8000]
     x = images[8000 : 8000 + int(count)]
     composite = Neon(SpecialFirstLayerMapComposite([(Linear, Gamma(0.25))], [(Linear, ZBox(0.0, 1.0))]))
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     for ax, build in zip(axes, (standard, kernel, deep), strict=True):
-        model = build(train, known)
+        model = build(train, known, *([int(epochs)] if build is deep else []))
         name, head = build.__name__, model[-1] if isinstance(model, nn.Sequential) else model
         trunk = model[0] if isinstance(model, nn.Sequential) else nn.Identity()
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """Table I of the paper: how soon do the most relevant features tell the cluster? UCI data, k-means and kernel k-means.
 
-Run: python examples/table_1.py [FOLDER], which writes FOLDER/table_1.csv, FOLDER/table_1.md and, for narrower and wider
+Run: python examples/table_1.py [FOLDER] [REPEATS] [NAME ...], which writes FOLDER/table_1.csv, FOLDER/table_1.md and, for narrower and wider
 densities, FOLDER/table_1_bandwidth.md (default: docs/results).
 The data are read from the folder that ZENNIT_NEON_DATA names (uci/*.csv of the UCI repository, 20 newsgroups in
 scikit-learn's cache, wordvec/*.npz); what is not there is left out. Wine is part of scikit-learn.
@@ -108,9 +108,10 @@ def rank(values):
     return [PAPER[i] for i in np.argsort(-np.nan_to_num(np.asarray(values), nan=-1))]
 
 
-def main(folder="docs/results", repeats=5):
+def main(folder="docs/results", repeats=5, *names):
     rows, lines, widths = [], [], []
-    for name, (model, n_clusters, paper) in ROWS.items():
+    for name in names or ROWS:
+        model, n_clusters, paper = ROWS[name]
         try:
             frame = load(name)
         except FileNotFoundError as error:

@@ -56,6 +56,9 @@ def main(folder="docs/results", count=60, pictures=None):
     print(f"{len(images)} crops of {n_pictures} pictures, {len(some)} of them explained")
     lines = [f"| K | {' | '.join(METHODS)} | neon, gamma 0.1 | gamma 0 | 0.25 | 1 |", "|" + "---|" * (5 + len(METHODS))]
     for n_clusters in (10, 100):
+        if 5 * n_clusters > len(images):
+            print(f"too few crops for {n_clusters} clusters")
+            continue
         kmeans = KMeans(n_clusters, n_init=3, random_state=0).fit(features.numpy())
         head = neon.neuralize(kmeans).calibrate(features)
         model = nn.Sequential(upper, head).eval()

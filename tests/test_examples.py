@@ -1,6 +1,7 @@
 """Every example runs, and writes what it says."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,33 +11,48 @@ import pytest
 from tests.conftest import data_folder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PICTURES = {
-    "plane": ["plane"],
-    "wine": ["wine_clusters", "wine_point"],
-    "kernel": ["kernel_distances", "kernel_plane"],
-    "any_clustering": ["moons_dbscan", "digits_hdbscan"],
-    "digits_trunk": ["digits_trunk"],
-    "scan_digits": ["scan_digits"],
-    "vgg_clusters": ["vgg_spiral", "vgg_photograph", "vgg_dogs", "vgg_voc"],
+#: What each writes, and its arguments after the folder.
+FILES = {
+    "plane": (["plane.png"], []),
+    "wine": (["wine_clusters.png", "wine_point.png"], []),
+    "kernel": (["kernel_distances.png", "kernel_plane.png"], []),
+    "any_clustering": (["moons_dbscan.png", "digits_hdbscan.png"], []),
+    "digits_trunk": (["digits_trunk.png"], []),
+    "scan_digits": (["scan_digits.png"], []),
+    "vgg_clusters": (["vgg_spiral.png", "vgg_photograph.png", "vgg_dogs.png", "vgg_voc.png"], ["160"]),
+    "table_1": (["table_1.csv", "table_1.md", "table_1_bandwidth.md"], ["1", "wine"]),
+    "table_1_vgg": (["table_1_vgg.md"], ["2", "PICTURES"]),
+    "table_2": (["table_2.md"], ["20"]),
+    "fig_9": (["fig_9.png"], ["1", "4"]),
+    "fig_10": (["fig_10.png"], ["1", "wine"]),
+    "mnist_flipping": (["mnist_flipping.png"], ["10", "1"]),
 }
 
 
 def test_every_example_is_tested():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PICTURES)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(FILES)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", FILES)
 def test_example(name, tmp_path):
-    arguments, environment = [str(tmp_path)], dict(os.environ)
-    if name == "vgg_clusters":
-        arguments.append("160")
+    (files, arguments), environment = FILES[name], dict(os.environ)
+    if "vgg" in name:
         environment["TORCH_HOME"] = str(data_folder() / "torch")
+    if name == "mnist_flipping":
+        data_folder()
+    if "PICTURES" in arguments:
+        pictures = tmp_path / "pictures"
+        pictures.mkdir()
+        shutil.copy(sorted((data_folder() / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[0], pictures)
+        arguments = [str(pictures) if argument == "PICTURES" else argument for argument in arguments]
+    out = tmp_path / "out"
+    out.mkdir()
     result = subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
+        [sys.executable, EXAMPLES / f"{name}.py", str(out), *arguments],
         capture_output=True,
         text=True,
         check=False,
         env=environment,
     )
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {f"{picture}.png" for picture in PICTURES[name]}
+    assert {path.name for path in out.iterdir()} == set(files)
