@@ -1,7 +1,7 @@
 """Fig. 10 of the paper: does the heuristic for the stiffness, Eq. 3, find a good one? UCI data.
 
-Run: python examples/fig_10.py [FOLDER] [REPEATS] [NAME ...], which writes FOLDER/fig_10.png (default: docs/images) and prints the
-numbers. Data as for table_1.py.
+Run: python examples/fig_10.py [FOLDER] [REPEATS] [NAME ...], which writes FOLDER/fig_10.png (default: docs/images) and
+prints the numbers. Data as for table_1.py.
 """
 
 import sys

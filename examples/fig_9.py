@@ -1,7 +1,7 @@
 """Fig. 9 of the paper: areas under the flipping curve against the number of clusters and of features, on wine.
 
-Run: python examples/fig_9.py [FOLDER] [REPEATS] [MOST CLUSTERS], which writes FOLDER/fig_9.png (default: docs/images) and prints the
-numbers.
+Run: python examples/fig_9.py [FOLDER] [REPEATS] [MOST CLUSTERS], which writes FOLDER/fig_9.png (default: docs/images)
+and prints the numbers.
 """
 
 import sys

@@ -4,8 +4,8 @@ Clusters are the ten digits, as in the paper. Pixels of all images are replaced,
 points (the nearest points without evidence); the faster evidence falls, the better. That paper has the zB rule on
 pixels where the later one has the midpoint rule; both are shown.
 
-Run: python examples/mnist_flipping.py [FOLDER] [POINTS] [EPOCHS], which writes FOLDER/mnist_flipping.png (default: docs/images)
-and prints the mean of each curve. It needs MNIST's test digits (t10k-*-ubyte.gz) in the folder mnist of
+Run: python examples/mnist_flipping.py [FOLDER] [POINTS] [EPOCHS], which writes FOLDER/mnist_flipping.png (default:
+docs/images) and prints the mean of each curve. It needs MNIST's test digits (t10k-*-ubyte.gz) in the folder mnist of
 ZENNIT_NEON_DATA.
 """
 

@@ -1,7 +1,7 @@
 """Table I of the paper: how soon do the most relevant features tell the cluster? UCI data, k-means and kernel k-means.
 
-Run: python examples/table_1.py [FOLDER] [REPEATS] [NAME ...], which writes FOLDER/table_1.csv, FOLDER/table_1.md and, for narrower and wider
-densities, FOLDER/table_1_bandwidth.md (default: docs/results).
+Run: python examples/table_1.py [FOLDER] [REPEATS] [NAME ...], which writes FOLDER/table_1.csv, FOLDER/table_1.md and,
+for narrower and wider densities, FOLDER/table_1_bandwidth.md (default: docs/results).
 The data are read from the folder that ZENNIT_NEON_DATA names (uci/*.csv of the UCI repository, 20 newsgroups in
 scikit-learn's cache, wordvec/*.npz); what is not there is left out. Wine is part of scikit-learn.
 """
