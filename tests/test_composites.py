@@ -290,3 +290,27 @@ def test_explain_through_a_trunk_in_inference_mode():
     with torch.inference_mode():
         found = explain(model, x.clone(), composite=EpsilonPlus()).relevance
     torch.testing.assert_close(found, expected)
+
+
+def test_composites_are_registered_by_name():
+    assert COMPOSITES["neon_vgg"] is NeonVGG
+    assert COMPOSITES["neon"] is Neon
+
+
+@pytest.mark.parametrize("flat", [1, 2])
+def test_the_first_blocks_may_be_flat(flat):
+    network = torchvision.models.vgg11(weights=None, init_weights=False).features[:11].eval()
+    composite = NeonVGG(-1.0, 1.0, flat=flat).trunk_composite
+    ctx, found = {}, []
+    for name, module in network.named_modules():
+        rule = composite.mapping(ctx, name, module)
+        if isinstance(module, nn.Conv2d):
+            found.append(type(rule).__name__)
+    assert found == {1: ["Flat", "Gamma", "Gamma", "Gamma"], 2: ["Flat", "Flat", "Gamma", "Gamma"]}[flat]
+    assert NeonVGG(-1.0, 1.0, flat=flat).replaced(beta=1.0).trunk_composite.flat == flat
+
+
+@pytest.mark.parametrize("flat", [-1, 1.5, True])
+def test_flat_is_a_number_of_blocks(flat):
+    with pytest.raises(ValueError, match="flat must be a number of blocks"):
+        NeonVGG(-1.0, 1.0, flat=flat)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from zennit.composites import LayerMapComposite, layer_map_base, register_composite
 from zennit.core import BasicHook, Composite, Hook
-from zennit.rules import Epsilon, Gamma, Pass, ZBox
+from zennit.rules import Epsilon, Flat, Gamma, Pass, ZBox
 from zennit.torchvision import VGGCanonizer
 from zennit.types import Convolution, MaxPool
 
@@ -57,6 +57,9 @@ class Neon(Composite):
     >>> relevance.shape
     torch.Size([3, 4])
     """
+
+    beta: float | None
+    competitor: int | None
 
     def __init__(
         self,
@@ -178,11 +181,14 @@ class VGGBlocks(LayerMapComposite):
         Parameters that count as 0 in the rules, as in Zennit; ``"bias"`` for rules that conserve relevance.
     canonizers : list of zennit.canonizers.Canonizer, optional
         Zennit's ``VGGCanonizer`` if not given.
+    flat : int
+        So many of the first blocks spread relevance evenly over what each neuron sees (Zennit's ``Flat``), in place of
+        gamma and zB: smoother heatmaps that still sum to the evidence.
 
     Raises
     ------
     ValueError
-        If bounds are not finite or not in order, or gammas are missing or negative.
+        If bounds are not finite or not in order, gammas are missing or negative, or flat is negative.
     """
 
     def __init__(
@@ -193,12 +199,16 @@ class VGGBlocks(LayerMapComposite):
         stabilizer: Any = 1e-6,
         zero_params: str | list[str] | None = None,
         canonizers: list[Any] | None = None,
+        flat: int = 0,
     ):
         _check_bounds(low, high)
+        if isinstance(flat, bool) or not isinstance(flat, int) or flat < 0:
+            raise ValueError(f"flat must be a number of blocks, at least 0, got {flat!r}")
         if not len(gammas) or any(not gamma >= 0 for gamma in gammas):
             raise ValueError(f"gammas must be at least one number of at least 0, got {list(gammas)}")
         self.convolutions = [Gamma(gamma, stabilizer, zero_params) for gamma in gammas]
         self.first = ZBox(low, high, stabilizer, zero_params)
+        self.flat, self.spread = flat, Flat(stabilizer, zero_params)
         layer_map = [*layer_map_base(stabilizer), ((nn.Linear,), Epsilon(stabilizer, zero_params))]
         super().__init__(layer_map, [VGGCanonizer()] if canonizers is None else canonizers)
 
@@ -208,21 +218,13 @@ class VGGBlocks(LayerMapComposite):
             ctx["block"] = ctx.get("block", 0) + 1
         if not isinstance(module, Convolution):
             return super().mapping(ctx, name, module)
-        if not ctx.get("started"):
-            ctx["started"] = True
-            return self.first
-        return self.convolutions[min(ctx.get("block", 0), len(self.convolutions) - 1)]
+        started, ctx["started"] = ctx.get("started"), True
+        if ctx.get("block", 0) < self.flat:
+            return self.spread
+        return self.convolutions[min(ctx.get("block", 0), len(self.convolutions) - 1)] if started else self.first
 
 
 @register_composite("neon_vgg")
-def _neon_inside(composite: Composite | None) -> Neon | None:
-    """The ``Neon`` among nested composites, if there is one."""
-    if isinstance(composite, Neon):
-        return composite
-    found = (_neon_inside(part) for part in getattr(composite, "composites", ()))
-    return next((part for part in found if part is not None), None)
-
-
 class NeonVGG(Neon):
     """``Neon`` around :class:`VGGBlocks`: gamma 0.25 in blocks 1 to 3 and 0.1 in blocks 4 and 5, zB on pixels.
 
@@ -230,7 +232,7 @@ class NeonVGG(Neon):
     ----------
     low, high : float or Tensor, shape (1, 3, 1, 1)
         Bounds of the input: black and white after normalisation.
-    gammas, stabilizer, zero_params
+    gammas, stabilizer, zero_params, flat
         As in :class:`VGGBlocks`.
     beta, competitor
         As in :class:`Neon`.
@@ -253,6 +255,7 @@ class NeonVGG(Neon):
         beta: float | None = None,
         competitor: int | None = None,
         canonizers: list[Any] | None = None,
+        flat: int = 0,
     ):
         self._trunk = {
             "low": low,
@@ -261,13 +264,22 @@ class NeonVGG(Neon):
             "stabilizer": stabilizer,
             "zero_params": zero_params,
             "canonizers": canonizers,
+            "flat": flat,
         }
-        trunk = VGGBlocks(low, high, gammas, stabilizer, zero_params, canonizers)
+        trunk = VGGBlocks(**self._trunk)
         super().__init__(trunk, beta, competitor)
 
     def replaced(self, beta: float | None = None, competitor: int | None = None) -> NeonVGG:
         """A composite with the same trunk and canonizers, and other parameters of the head's rules."""
         return type(self)(**self._trunk, beta=beta, competitor=competitor)
+
+
+def _neon_inside(composite: Composite | None) -> Neon | None:
+    """The ``Neon`` among nested composites, if there is one."""
+    if isinstance(composite, Neon):
+        return composite
+    found = (_neon_inside(part) for part in getattr(composite, "composites", ()))
+    return next((part for part in found if part is not None), None)
 
 
 def _check_bounds(low: Any, high: Any) -> None:
