@@ -19,32 +19,64 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "explain"]
 
 
+#: Options of all commands that cluster a table.
+_OPTIONS = [
+    click.argument("data", required=False, metavar="[DATA.csv]"),
+    click.option(
+        "--model",
+        default="kmeans",
+        show_default=True,
+        type=click.Choice(MODELS),
+        help="What to cluster the table with.",
+    ),
+    click.option(
+        "--clusters", type=int, metavar="K", help="Number of clusters; by the elbow of the inertia if not given."
+    ),
+    click.option("--eps", type=float, metavar="R", help="Radius of dbscan; by the knee of the distances if not given."),
+    click.option(
+        "--min-samples",
+        default=5,
+        show_default=True,
+        type=click.IntRange(1),
+        metavar="N",
+        help="Neighbours that make a core point (dbscan, hdbscan).",
+    ),
+    click.option(
+        "--min-cluster-size",
+        type=click.IntRange(2),
+        metavar="N",
+        help="Of hdbscan; a fiftieth of the rows if not given.",
+    ),
+    click.option(
+        "--support",
+        default=20,
+        show_default=True,
+        type=click.IntRange(1),
+        metavar="P",
+        help="Support vectors of a cluster, where clusters have any.",
+    ),
+    click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated."),
+    click.option("--index", metavar="COLUMN", help="Column with the names of the rows."),
+    click.option(
+        "--sep", default=",", show_default=True, metavar="CHAR", help="Separator of the columns; \\t for tabs."
+    ),
+    click.option("--beta", type=float, metavar="B", help="Stiffness of NEON; by Eq. 3 of the paper if not given."),
+    click.option(
+        "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of all that is random."
+    ),
+    click.option("--force", is_flag=True, help="Overwrite files."),
+]
+
+
+def _clusters_a_table(command: Any) -> Any:
+    """Give a command the options of the clustering, in this order."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command()
-@click.argument("data", required=False, metavar="[DATA.csv]")
-@click.option(
-    "--model", default="kmeans", show_default=True, type=click.Choice(MODELS), help="What to cluster the table with."
-)
-@click.option("--clusters", type=int, metavar="K", help="Number of clusters; by the elbow of the inertia if not given.")
-@click.option("--eps", type=float, metavar="R", help="Radius of dbscan; by the knee of the distances if not given.")
-@click.option(
-    "--min-samples",
-    default=5,
-    show_default=True,
-    type=click.IntRange(1),
-    metavar="N",
-    help="Neighbours that make a core point (dbscan, hdbscan).",
-)
-@click.option(
-    "--min-cluster-size", type=click.IntRange(2), metavar="N", help="Of hdbscan; a fiftieth of the rows if not given."
-)
-@click.option(
-    "--support",
-    default=20,
-    show_default=True,
-    type=click.IntRange(1),
-    metavar="P",
-    help="Support vectors of a cluster, where clusters have any.",
-)
+@_clusters_a_table
 @click.option(
     "--min-fidelity",
     default=0.9,
@@ -53,15 +85,9 @@ __all__ = ["evaluate", "explain"]
     metavar="F",
     help="Warn if fewer of the labels are found again.",
 )
-@click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated.")
-@click.option("--index", metavar="COLUMN", help="Column with the names of the rows.")
-@click.option("--sep", default=",", show_default=True, metavar="CHAR", help="Separator of the columns; \\t for tabs.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Features to show for a cluster.")
-@click.option("--beta", type=float, metavar="B", help="Stiffness; by Eq. 3 of the paper if not given.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of the clustering.")
 @click.option("--out", metavar="FILE.csv", help="Write cluster, evidence and relevance of every row.")
 @click.option("--plot", metavar="FILE", help="Write a report: .png, .svg, .pdf or .html.")
-@click.option("--force", is_flag=True, help="Overwrite files.")
 def explain(data: str | None, **options: Any) -> None:
     """Cluster a table and explain what makes each cluster.
 
@@ -79,53 +105,55 @@ def explain(data: str | None, **options: Any) -> None:
 
 def _explain(
     data: str | None,
-    model: str,
-    clusters: int | None,
-    eps: float | None,
-    min_samples: int,
-    min_cluster_size: int | None,
-    support: int,
     min_fidelity: float,
-    drop: tuple[str, ...],
-    index: str | None,
-    sep: str,
     top: int,
     beta: float | None,
-    seed: int,
     out: str | None,
     plot: str | None,
     force: bool,
+    **options: Any,
 ) -> None:
-    from ..fitting import Options
-    from ..functional import check_beta
     from ..report import SUFFIXES
-    from ..tabular import check_output, write
+    from ..tabular import write
 
-    check_beta(beta)
-    suffix = _check_outputs(data, out, plot, SUFFIXES)
-    check_output(out, force)
-    check_output(plot, force)
-    frame, source = _load(data, drop, index, sep)
-    options = Options(clusters, eps, min_samples, min_cluster_size, support, seed)
-    report, warning = _report(frame, source, model, options, beta, min_fidelity, top)
+    model, chosen = _chosen(options)
+    suffix = _check(data, beta, out, plot, SUFFIXES, force)
+    frame, source = _load(data, **options)
+    report, warning = _report(frame, source, model, chosen, beta, min_fidelity, top)
     click.echo(report.text())
     if warning:
         click.echo(f"warning: {warning}", err=True)
     for name in frame.columns[[str(name).startswith("Unnamed: ") for name in frame.columns]]:
         click.echo(f"note: a column without a name was used as a feature; leave it out with --index '{name}'", err=True)
     if out is not None:
-        write(out, lambda path: report.explanation.to_frame().to_csv(path, index=index is not None))
+        write(out, lambda path: report.explanation.to_frame().to_csv(path, index=options["index"] is not None))
         click.echo(f"wrote {out}", err=True)
     if plot is not None:
         write(plot, lambda path: report.save(path, suffix))
         click.echo(f"wrote {plot}", err=True)
 
 
-def _check_outputs(data: str | None, out: str | None, plot: str | None, suffixes: tuple[str, ...]) -> str:
-    """Suffix of a picture or report; ``ValueError`` if it can not be written, or files are the same."""
+def _chosen(options: dict[str, Any]) -> tuple[str, Options]:
+    """Name of the clustering and what was chosen of it; the other options stay."""
+    from ..fitting import Options
+
+    names = ("clusters", "eps", "min_samples", "min_cluster_size", "support", "seed")
+    return options.pop("model"), Options(**{name: options.pop(name) for name in names})
+
+
+def _check(
+    data: str | None, beta: float | None, out: str | None, plot: str | None, suffixes: tuple[str, ...], force: bool
+) -> str:
+    """Suffix of a picture or report; ``ValueError`` if files can not be written, or are the same."""
     from importlib.util import find_spec
 
+    from ..functional import check_beta
+    from ..tabular import check_output
+
+    check_beta(beta)
     check_different({"DATA": data, "--out": out, "--plot": plot})
+    check_output(out, force)
+    check_output(plot, force)
     if plot is None:
         return ""
     suffix = Path(plot).suffix.lower()
@@ -136,7 +164,7 @@ def _check_outputs(data: str | None, out: str | None, plot: str | None, suffixes
     return suffix
 
 
-def _load(data: str | None, drop: tuple[str, ...], index: str | None, separator: str) -> tuple[pandas.DataFrame, str]:
+def _load(data: str | None, drop: tuple[str, ...], index: str | None, sep: str) -> tuple[pandas.DataFrame, str]:
     """The table and where it comes from."""
     from ..tabular import read_table, select
 
@@ -145,7 +173,7 @@ def _load(data: str | None, drop: tuple[str, ...], index: str | None, separator:
 
         source = "wine (scikit-learn)"
         return select(load_wine(as_frame=True).data, source, drop=drop, index=index), source
-    separator = separator.replace("\\t", "\t")
+    separator = sep.replace("\\t", "\t")
     if len(separator) != 1:
         raise ValueError(f"--sep must be one character, got {separator!r}")
     return read_table(data, drop=drop, index=index, separator=separator), Path(data).name
@@ -172,25 +200,12 @@ def _report(
 
 
 @click.command()
-@click.argument("data", required=False, metavar="[DATA.csv]")
-@click.option(
-    "--model", default="kmeans", show_default=True, type=click.Choice(MODELS), help="What to cluster the table with."
-)
-@click.option("--clusters", type=int, metavar="K", help="Number of clusters; by the elbow of the inertia if not given.")
-@click.option("--support", default=10, show_default=True, type=click.IntRange(1), metavar="P", help="Support vectors.")
+@_clusters_a_table
 @click.option("--methods", default="all", show_default=True, metavar="A,B", help="Names, or all of those of the paper.")
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Draws of missing features.")
 @click.option("--bandwidth", type=float, metavar="S", help="Of the density; by its likelihood if not given.")
-@click.option("--beta", type=float, metavar="B", help="Stiffness of NEON; by Eq. 3 of the paper if not given.")
-@click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated.")
-@click.option("--index", metavar="COLUMN", help="Column with the names of the rows.")
-@click.option("--sep", default=",", show_default=True, metavar="CHAR", help="Separator of the columns; \\t for tabs.")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of all that is random."
-)
 @click.option("--out", metavar="FILE.csv", help="Write the table.")
 @click.option("--plot", metavar="FILE", help="Write the curves: .png, .svg or .pdf.")
-@click.option("--force", is_flag=True, help="Overwrite files.")
 def evaluate(data: str | None, **options: Any) -> None:
     """Compare explanations of the clusters of a table by feature flipping.
 
@@ -207,39 +222,30 @@ def evaluate(data: str | None, **options: Any) -> None:
 
 def _evaluate(
     data: str | None,
-    model: str,
-    clusters: int | None,
-    support: int,
     methods: str,
     repeats: int,
     bandwidth: float | None,
     beta: float | None,
-    drop: tuple[str, ...],
-    index: str | None,
-    sep: str,
-    seed: int,
     out: str | None,
     plot: str | None,
     force: bool,
+    **options: Any,
 ) -> None:
     from ..baselines import METHODS
     from ..evaluation import evaluate as compare
-    from ..fitting import Options, fit
-    from ..functional import check_beta
-    from ..tabular import check_output, write
+    from ..fitting import fit
+    from ..tabular import write
 
-    check_beta(beta)
     names = None if methods == "all" else [name.strip() for name in methods.split(",")]
     unknown = [name for name in names or [] if name not in METHODS]
     if unknown:
         raise ValueError(f"--methods must be some of {', '.join(METHODS)}, or all, got {', '.join(unknown)}")
-    suffix = _check_outputs(data, out, plot, (".png", ".svg", ".pdf"))
-    check_output(out, force)
-    check_output(plot, force)
-    frame, source = _load(data, drop, index, sep)
+    model, chosen = _chosen(options)
+    suffix = _check(data, beta, out, plot, (".png", ".svg", ".pdf"), force)
+    frame, source = _load(data, **options)
     progress = sys.stderr.isatty()
-    pipeline, found = fit(frame, model, Options(clusters=clusters, support=support, seed=seed), progress)
-    result = compare(pipeline, frame, names, repeats, seed, bandwidth=bandwidth, beta=beta, progress=progress)
+    pipeline, found = fit(frame, model, chosen, progress)
+    result = compare(pipeline, frame, names, repeats, chosen.seed, bandwidth=bandwidth, beta=beta, progress=progress)
     click.echo(f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {found}; bandwidth {result.bandwidth:.4g}")
     click.echo(f"{'method':<20}  {'area under curve':>16}  {'std. error':>10}")
     for name, auc, error in result.table.itertuples():
