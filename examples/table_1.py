@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 import zennit_neon as neon
 from zennit_neon.baselines import PAPER
+from zennit_neon.elbow import elbow
 from zennit_neon.evaluation import evaluate
 
 DATA = Path(os.environ.get("ZENNIT_NEON_DATA", "data"))
@@ -120,6 +121,8 @@ def main(folder="docs/results", repeats=5, *names):
         points, clustering = cluster(frame, model, n_clusters)
         result = evaluate(clustering, points, repeats=int(repeats))
         table = result.table
+        if model == "kmeans":
+            print(f"{name}: elbow of 1 to 30 clusters at {elbow(points, most=30)}, that of the paper at {n_clusters}")
         best = table.auc.drop("neon").idxmax()
         gap, error = result.difference("neon", best)
         rows.append({"data": name, "N": len(points), "D": points.shape[1], "K": n_clusters, "model": model})

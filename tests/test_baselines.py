@@ -421,27 +421,29 @@ def _again(case, seed):
     return case[0].model, case[0].data, torch.Generator().manual_seed(seed)
 
 
-def test_shap_sums_to_what_evidence_is_above_its_mean():
+@pytest.mark.parametrize("method", ["shap", "shap_kernel"])
+def test_shap_sums_to_what_evidence_is_above_its_mean(method):
     pytest.importorskip("shap")
     setting, x, cluster = _case("kernel ragged", n=2)
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    found = attribute("shap", setting, x, cluster)
+    found = attribute(method, setting, x, cluster)
     with torch.no_grad():
         mean = setting.model(setting.data).mean(0)[cluster]
         evidence = setting.model(x).gather(1, cluster[:, None])[:, 0]
     _close(found.sum(1), evidence - mean, atol=1e-8)
     moved = (np.random.get_state()[1] != state).any()  # noqa: NPY002
     assert not moved, "the global generator of numpy moved"
-    again = attribute("shap", Setting(setting.model, setting.data), x, cluster)
+    again = attribute(method, Setting(setting.model, setting.data), x, cluster)
     assert torch.equal(found, again)
 
 
-def test_shap_is_linear_where_evidence_is(rng):
+@pytest.mark.parametrize("method", ["shap", "shap_kernel"])
+def test_shap_is_linear_where_evidence_is(rng, method):
     pytest.importorskip("shap")
     centroids = rng.normal(size=(2, 3))
     head, data = NeuralizedKMeans(centroids), _points(40, 3)
     x, cluster = data[:3], torch.tensor([0, 1, 0])
-    found = attribute("shap", Setting(head, data), x, cluster)
+    found = attribute(method, Setting(head, data), x, cluster)
     slope = torch.from_numpy(2 * (centroids[0] - centroids[1])) * torch.tensor([[1.0], [-1.0], [1.0]])
     _close(found, (x - data.mean(0)) * slope, atol=1e-8)
 
@@ -490,14 +492,14 @@ def test_clusters_are_columns_of_the_output():
     cluster = head(x).argmax(1)
     column = other(x).argmax(1)
     assert torch.equal(order[column], cluster)
-    for method in set(METHODS) - {"shap"}:
+    for method in set(METHODS) - {"shap", "shap_kernel"}:
         one, two = (attribute(method, Setting(m, data), x, c) for m, c in ((head, cluster), (other, column)))
         _close(one, two, atol=1e-9)
 
 
 # --- what all have in common ---
 
-PLAIN = sorted(set(METHODS) - {"shap"})
+PLAIN = sorted(set(METHODS) - {"shap", "shap_kernel"})
 
 
 def test_the_methods_of_the_paper_are_known():

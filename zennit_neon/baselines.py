@@ -291,26 +291,47 @@ def _shapley(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
 
 def _shap(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
     """SHAP's permutation explainer over 100 points of the data (needs the package ``shap``)."""
-    import numpy as np
     import shap
+
+    def values(evidence: Any, some: Any, points: Any, seed: int) -> Any:
+        masker = shap.maskers.Independent(some, max_samples=100)
+        explainer = shap.explainers.Permutation(evidence, masker, seed=seed)
+        return explainer(points, max_evals=2 * x.shape[1] + 1, silent=True).values
+
+    return _by_shap(values, setting, x, cluster)
+
+
+def _shap_kernel(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
+    """SHAP's kernel explainer over 100 points of the data (needs the package ``shap``)."""
+    import shap
+
+    def values(evidence: Any, some: Any, points: Any, seed: int) -> Any:
+        return shap.KernelExplainer(evidence, some).shap_values(points, silent=True)
+
+    return _by_shap(values, setting, x, cluster)
+
+
+def _by_shap(values: Callable[..., Any], setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
+    """What an explainer of SHAP finds for the evidence of each cluster."""
+    import numpy as np
 
     if x.ndim != 2:
         raise ValueError(f"shap needs points (N, d), got {tuple(x.shape)}")
-    some = torch.randperm(len(setting.data), generator=setting.generator)[:100]
+    some = setting.data[torch.randperm(len(setting.data), generator=setting.generator)[:100]].numpy()
     seed = int(torch.randint(2**31, (1,), generator=setting.generator))
     result, state = torch.empty_like(x), np.random.get_state()  # noqa: NPY002
-    for k in cluster.unique().tolist():
+    try:
+        for k in cluster.unique().tolist():
 
-        def evidence(points: Any, k: int = k) -> Any:
-            with torch.no_grad():
-                return setting.model(torch.as_tensor(np.asarray(points), dtype=x.dtype))[:, k].numpy()
+            def evidence(points: Any, k: int = k) -> Any:
+                with torch.no_grad():
+                    return setting.model(torch.as_tensor(np.asarray(points), dtype=x.dtype))[:, k].numpy()
 
-        masker = shap.maskers.Independent(setting.data[some].numpy(), max_samples=100)
-        explainer = shap.explainers.Permutation(evidence, masker, seed=seed)
-        rows = (cluster == k).nonzero()[:, 0]
-        found = explainer(x[rows].numpy(), max_evals=2 * x.shape[1] + 1, silent=True).values
-        result[rows] = torch.as_tensor(found, dtype=x.dtype)
-    np.random.set_state(state)  # noqa: NPY002, which shap seeds
+            np.random.seed(seed)  # noqa: NPY002, SHAP has no other
+            rows = (cluster == k).nonzero()[:, 0]
+            result[rows] = torch.as_tensor(values(evidence, some, x[rows].numpy(), seed), dtype=x.dtype)
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
     return result
 
 
@@ -353,5 +374,6 @@ METHODS: dict[str, Method] = {
     "occlusion": _occlusion,
     "shapley": _shapley,
     "shap": _shap,
+    "shap_kernel": _shap_kernel,
     "neon": _neon,
 }
