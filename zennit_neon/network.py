@@ -24,11 +24,14 @@ class Network:
     model : torch.nn.Module
     mean, std : tuple of float
         Of the three channels.
+    name : str
+        Of the weights.
     """
 
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    name: str = ""
 
     def prepare(self, picture: Tensor) -> Tensor:
         """Normalise pictures (..., 3, H, W) in [0, 1].
@@ -81,9 +84,10 @@ def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None =
     name = getattr(weights, "name", weights)
     if isinstance(name, str) and name.rpartition(".")[2] in known:
         entry = known[name.rpartition(".")[2]]
-        state, style = _cached(entry), normalization or entry.name
+        state, style, name = _cached(entry), normalization or entry.name, entry.name
     else:
         path = Path(weights)
+        name = path.name
         state = _read_state(path, sorted(known))
         names = {Path(entry.url).name: entry.name for entry in VGG16_Weights}
         original = any(key.startswith("classifier") and bool(torch.isnan(value).any()) for key, value in state.items())
@@ -99,7 +103,7 @@ def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None =
         raise ValueError(f"weights must be a state dict of VGG-16, but {wrong[0]!r} is missing or has another shape")
     model.load_state_dict(state, strict=False)
     transforms = known[style].transforms()
-    return Network(model.eval(), tuple(transforms.mean), tuple(transforms.std))
+    return Network(model.eval(), tuple(transforms.mean), tuple(transforms.std), name)
 
 
 def _cached(entry: Any) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image as Picture
 
-__all__ = ["read_image", "colors", "overlay", "heatmaps", "save_image"]
+__all__ = ["read_image", "colors", "overlay", "heatmaps", "save_image", "smoothed"]
 
 Array = np.ndarray[Any, Any]
 
@@ -196,6 +196,35 @@ def heatmaps(
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
     return figure, axes
+
+
+def smoothed(relevance: Tensor, pixels: float) -> Tensor:
+    """Maps (K, H, W) smoothed by a Gaussian of so many pixels; at the border it is reflected, so sums stay the same.
+
+    Parameters
+    ----------
+    relevance : Tensor, shape (..., H, W)
+    pixels : float
+        Standard deviation; 0 leaves maps as they are.
+
+    Returns
+    -------
+    Tensor, shape (..., H, W)
+
+    Raises
+    ------
+    ValueError
+        If ``pixels`` is negative or not finite.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    if not 0 <= pixels < float("inf"):
+        raise ValueError(f"pixels must be a finite number of at least 0, got {pixels}")
+    if not pixels:
+        return relevance
+    widths = [0.0] * (relevance.ndim - 2) + [pixels, pixels]
+    blurred = gaussian_filter(relevance.detach().cpu().double().numpy(), widths, mode="reflect")
+    return torch.from_numpy(blurred).to(relevance)
 
 
 def save_image(path: str | PathLike[str], rgb: Array) -> None:

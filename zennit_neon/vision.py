@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Network",
     "PictureExplanation",
+    "TooFewClustersError",
     "Until",
     "cluster_features",
     "explain_picture",
@@ -85,6 +86,10 @@ class Until(nn.Module):
         if not isinstance(output, Tensor):
             raise TypeError(f"layer {self.layer!r} must put out a Tensor, got {type(output).__name__}")
         return output
+
+
+class TooFewClustersError(ValueError):
+    """There are fewer different features than clusters were asked for."""
 
 
 class _Reached(Exception):  # noqa: N818 - no error
@@ -189,13 +194,15 @@ def _kmeans(points: Tensor, n_clusters: int, n_init: int, random: Any) -> np.nda
     from sklearn.exceptions import ConvergenceWarning
 
     if len(points) < n_clusters:
-        raise ValueError(f"n_clusters must be at most the number of locations, {len(points)}, got {n_clusters}")
+        raise TooFewClustersError(
+            f"n_clusters must be at most the number of locations, {len(points)}, got {n_clusters}"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
             kmeans = KMeans(n_clusters, n_init=n_init, random_state=random).fit(points.numpy())
         except ConvergenceWarning:
-            raise ValueError(
+            raise TooFewClustersError(
                 f"k-means finds fewer than {n_clusters} different clusters of features; use a smaller n_clusters"
             ) from None
     centers: np.ndarray[Any, Any] = kmeans.cluster_centers_

@@ -1,6 +1,23 @@
-"""How good are explanations of clusters? Feature flipping for any model and any method."""
+"""How good are explanations of clusters? Feature flipping for any model, and matching with the masks of objects."""
 
 from .evaluate import evaluate
+from .matching import Interval, Matching, interval, masks_of, match, similarity
+from .objects import match_objects
 from .result import Result
+from .scenes import Scene, Scenes
+from .scores import Scores
 
-__all__ = ["Result", "evaluate"]
+__all__ = [
+    "Interval",
+    "Matching",
+    "Result",
+    "Scene",
+    "Scenes",
+    "Scores",
+    "evaluate",
+    "interval",
+    "masks_of",
+    "match",
+    "match_objects",
+    "similarity",
+]

@@ -34,7 +34,9 @@ class Matching:
 
     @property
     def score(self) -> float:
-        """S: the mean similarity of the pairs."""
+        """S: the mean similarity of the pairs; NaN if there is none."""
+        if not self.pairs:
+            return math.nan
         return float(np.mean([float(self.similarity[pair]) for pair in self.pairs]))
 
 

@@ -1,0 +1,258 @@
+"""How well do summaries of pictures match masks of their objects? The score S by method and block (Fig. 8, paper 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zennit.core import Composite
+
+from ..composites import VGGBlocks
+from ..network import Network
+from ..picture import smoothed
+from ..vision import TooFewClustersError, layer_of_block
+from .dissection import TopQuantile, thresholds_kept
+from .ledger import Ledger
+from .matching import Matching, match
+from .probe import Probe, activations_of, probing
+from .scenes import Scene, Scenes
+from .scores import Scores
+from .summaries import DISSECTION, FIRST_DISSECTED, Method, Place, method_of
+
+__all__ = ["match_objects"]
+
+#: Share of a unit's activations above its threshold in network dissection.
+SHARE = 0.005
+
+#: Called with a scene, a block, a method's name, its heatmaps (K, H, W), and how they match.
+Watch = Callable[[Scene, int, str, Tensor, Matching], None]
+
+
+def match_objects(
+    network: Network,
+    scenes: Scenes,
+    blocks: Sequence[int] = (1, 2, 3, 4, 5),
+    methods: Sequence[str] = ("neon", "fm", "lo"),
+    n_clusters: int = 4,
+    *,
+    background: bool = True,
+    random_state: int = 0,
+    rules: Callable[[int], Composite] | None = None,
+    out: str | Path | None = None,
+    thresholds: str | Path | None = None,
+    watch: Watch | None = None,
+    wanted: Callable[[str, int, str], bool] | None = None,
+    progress: bool = False,
+) -> Scores:
+    """Summarise pictures by K heatmaps each, and match those with the masks of their objects (Fig. 8, paper 1).
+
+    Parameters
+    ----------
+    network : Network
+        A network with blocks that end in max pooling, as :func:`zennit_neon.vision.load_vgg16` gives it.
+    scenes : Scenes
+    blocks : sequence of int
+    methods : sequence of str
+        ``neon`` (the picture's own K clusters at the end of the block, explained), ``fm`` (the K feature maps with the
+        largest maximum), ``lo`` (the K locations with the largest activation); each of them with flat rules in the
+        first n blocks as ``neon_flat3``; ``masks`` and ``evidence`` of the clusters, upsampled without propagation;
+        ``netdissect1`` and ``netdissect2`` (from block 3 on); ``gradient_x_input`` and ``ig`` of the positive evidence.
+        All of them also smoothed in the end, by 16 pixels as ``neon_smooth16`` or ``neon_flat3_smooth16``
+        (:func:`zennit_neon.picture.smoothed`).
+    n_clusters : int
+    background : bool
+        Whether the background counts as an object.
+    random_state : int
+        Seed of k-means.
+    rules : callable, optional
+        From a number of flat blocks to the composite for the network; :class:`~zennit_neon.composites.VGGBlocks` with
+        the bounds of the network if not given.
+    out : path, optional
+        A CSV file to which each result is written at once. Those that are there already, with the same settings, are
+        not computed again.
+    thresholds : path, optional
+        A file to keep the thresholds of network dissection in (``.npz``).
+    watch : callable, optional
+        Called with (scene, block, method, heatmaps, matching) of each result that is computed.
+    wanted : callable, optional
+        From (picture, block, method) to whether to compute that although it is known.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    ValueError
+        If a method or a block does not exist, or ``out`` holds something else.
+
+    Notes
+    -----
+    Pictures without any mask, and those of which a layer has fewer than K different features, have a score of NaN.
+    """
+    if isinstance(methods, str) or not len(methods):
+        raise ValueError(f"methods must be a list of at least one name, got {methods!r}")
+    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int) or n_clusters < 2:
+        raise ValueError(f"n_clusters must be at least 2, got {n_clusters!r}")
+    layers = {block: layer_of_block(network.model, block) for block in blocks}
+    if not layers:
+        raise ValueError("blocks must be at least one number, got none")
+    chosen = [method_of(name) for name in dict.fromkeys(methods)]
+    if rules is None:
+        rules = lambda flat: VGGBlocks(network.low, network.high, flat=flat)  # noqa: E731
+    settings = {
+        "year": scenes.year,
+        "set": scenes.image_set,
+        "masks": ("objects" if scenes.objects else "classes") + (", background" if background else ""),
+        "size": "own" if scenes.size is None else "x".join(map(str, _pair(scenes.size))),
+        "clusters": str(n_clusters),
+        "seed": str(random_state),
+        "weights": network.name,
+    }
+    ledger = Ledger(out, settings, ["image", "block", "method"], ["score", "objects", "seconds"])
+    job = _Job(network, layers, n_clusters, random_state, rules, background)
+    asked = _Asked(ledger, chosen, list(layers), wanted)
+    if any(method.make in DISSECTION for name in scenes.names for _, method in asked.of(name)):
+        key = "; ".join([*settings.values(), str(SHARE), *layers.values(), *scenes.names])
+        job.thresholds = thresholds_kept(thresholds, key, lambda: _learn(network, scenes, layers, progress))
+    with _bar(sum(len(asked.of(name)) for name in scenes.names), progress) as bar:
+        for index, name in enumerate(scenes.names):
+            todo = asked.of(name)
+            if not todo:
+                continue
+            scene = scenes[index]
+            for block, method, maps, found, seconds in job.run(scene, todo):
+                ledger.add((name, block, method.name), (found.score, len(found.pairs), seconds))
+                if watch is not None:
+                    watch(scene, block, method.name, maps, found)
+                bar.update()
+    names = [method.name for method in chosen]
+    return Scores.of(ledger, scenes.names, list(layers), names, settings)
+
+
+class _Asked:
+    """Which results of a picture are still to be computed."""
+
+    def __init__(self, ledger: Ledger, methods: list[Method], blocks: list[int], wanted: Any):
+        self.ledger, self.methods, self.blocks, self.wanted = ledger, methods, blocks, wanted
+
+    def of(self, name: str) -> list[tuple[int, Method]]:
+        """Blocks and methods of a picture."""
+        return [
+            (block, method)
+            for method in self.methods
+            for block in self.blocks
+            if not (method.make in DISSECTION and block < FIRST_DISSECTED)
+            and (
+                (name, block, method.name) not in self.ledger or (self.wanted and self.wanted(name, block, method.name))
+            )
+        ]
+
+
+class _Job:
+    """How pictures are summarised."""
+
+    def __init__(
+        self,
+        network: Network,
+        layers: dict[int, str],
+        n_clusters: int,
+        seed: int,
+        rules: Callable[[int], Composite],
+        background: bool,
+    ):
+        self.network, self.layers, self.n_clusters, self.seed = network, layers, n_clusters, seed
+        self.rules, self.background = rules, background
+        self.thresholds: dict[str, Tensor] = {}
+
+    def run(
+        self, scene: Scene, todo: list[tuple[int, Method]]
+    ) -> Iterator[tuple[int, Method, Tensor, Matching, float]]:
+        """Block, method, heatmaps, matching and seconds of each result."""
+        x = self.network.prepare(scene.picture[None])
+        masks, valid = scene.masks(self.background)
+        places = self._places(x, sorted({block for block, _ in todo}))
+        for flat in sorted({method.flat for _, method in todo}, key=lambda flat: -1 if flat is None else flat):
+            part = [(block, method) for block, method in todo if method.flat == flat]
+            with self._passes(x, flat, [block for block, _ in part]) as (probe, seconds):
+                made: dict[tuple[int, Any], tuple[Tensor, float]] = {}
+                for block, method in part:
+                    if (block, method.make) not in made:  # others differ by the smoothing alone
+                        made[block, method.make] = _timed(places[block], method, probe)
+                    raw, spent = made[block, method.make]
+                    maps = smoothed(raw, method.smooth)
+                    yield block, method, maps, _matched(maps, masks, valid), spent + seconds / len(part)
+
+    @contextlib.contextmanager
+    def _passes(self, x: Tensor, flat: int | None, blocks: list[int]) -> Iterator[tuple[Probe | None, float]]:
+        """A forward pass with the rules, and its seconds; None if nothing is propagated."""
+        if flat is None:
+            yield None, 0.0
+            return
+        start = time.perf_counter()
+        with probing(self._model, [self.layers[block] for block in blocks], x, self.rules(flat)) as probe:
+            yield probe, time.perf_counter() - start
+
+    @property
+    def _model(self) -> nn.Module:
+        return self.network.model
+
+    def _places(self, x: Tensor, blocks: list[int]) -> dict[int, Place]:
+        names = [self.layers[block] for block in blocks]
+        found = activations_of(self._model, names, x)
+        return {
+            block: Place(found[name], x, self._model, name, self.n_clusters, self.seed, self.thresholds.get(name))
+            for block, name in zip(blocks, names, strict=True)
+        }
+
+
+def _timed(place: Place, method: Method, probe: Probe | None) -> tuple[Tensor, float]:
+    """Heatmaps (K, H, W), and the seconds that they took; NaN for a picture without K clusters."""
+    start = time.perf_counter()
+    try:
+        maps = method.make(place) if probe is None else probe.pull(place.layer, method.make(place))
+    except TooFewClustersError:
+        maps = place.x.new_full((place.n_clusters, *place.size), math.nan)
+    return maps, time.perf_counter() - start
+
+
+def _matched(maps: Tensor, masks: Tensor, valid: Tensor) -> Matching:
+    """The matching; without pairs where there is nothing to match."""
+    if not len(masks) or not bool(torch.isfinite(maps).all()):
+        return Matching(maps.new_zeros(len(maps), len(masks)), [])
+    return match(maps, masks, valid)
+
+
+def _learn(network: Network, scenes: Scenes, layers: dict[int, str], progress: bool) -> dict[str, Tensor]:
+    """Thresholds of the units of layers over all pictures; an empty picture of each size tells how many locations."""
+    from tqdm.auto import tqdm
+
+    names = [name for block, name in layers.items() if block >= FIRST_DISSECTED]
+    totals: Counter[str] = Counter()
+    for shape, count in Counter(scenes.shapes).items():
+        for name, found in activations_of(network.model, names, torch.zeros(1, 3, *shape)).items():
+            totals[name] += count * found[0, 0].numel()
+    quantiles = {name: TopQuantile(totals[name], SHARE) for name in names}
+    for scene in tqdm(scenes, total=len(scenes), desc="thresholds", unit="images", disable=not progress):
+        for name, found in activations_of(network.model, names, network.prepare(scene.picture[None])).items():
+            quantiles[name].add(found)
+    return {name: quantile.thresholds for name, quantile in quantiles.items()}
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _bar(total: int, progress: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="objects", unit="results", disable=not progress)

@@ -1,0 +1,155 @@
+"""Pictures of PASCAL VOC with the masks of their objects, as torchvision reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..picture import read_image
+from .matching import masks_of
+
+__all__ = ["Scene", "Scenes"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and its segmentation.
+
+    Attributes
+    ----------
+    name : str
+    picture : Tensor, shape (3, H, W)
+        In [0, 1].
+    labels : Tensor of uint8, shape (H, W)
+        Classes or objects; 0 for the background, 255 for borders.
+    """
+
+    name: str
+    picture: Tensor
+    labels: Tensor
+
+    def masks(self, background: bool = True) -> tuple[Tensor, Tensor]:
+        """Masks (M, H, W) and the pixels that count, as :func:`~zennit_neon.evaluation.masks_of` gives them."""
+        return masks_of(self.labels, background)
+
+
+class Scenes:
+    """The segmented pictures of PASCAL VOC, read one at a time.
+
+    Parameters
+    ----------
+    root : path
+        Folder that holds ``VOCdevkit``, or ``VOCdevkit`` itself, or a ``VOC2007`` in it.
+    year : str
+        2007 to 2012, as ``torchvision.datasets.VOCSegmentation`` has them.
+    image_set : str
+        ``train``, ``val``, ``trainval``, and ``test`` of 2007.
+    objects : bool
+        A mask for each object (``SegmentationObject``); otherwise one for each class.
+    size : int or (int, int), optional
+        Height and width to which pictures are stretched, masks by the nearest pixel, so that labels do not mix. Their
+        own if not given.
+    limit : int, optional
+        Only so many of the first pictures.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set, or a picture and its masks do not fit.
+    """
+
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        year: str = "2007",
+        image_set: str = "trainval",
+        *,
+        objects: bool = True,
+        size: int | tuple[int, int] | None = 448,
+        limit: int | None = None,
+    ):
+        from torchvision.datasets import VOCSegmentation
+
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
+        base = _base(Path(root))
+        try:
+            found = VOCSegmentation(base, year=year, image_set=image_set)
+        except (RuntimeError, FileNotFoundError) as error:
+            raise ValueError(
+                f"there is no segmentation of VOC {year} ({image_set}) in {base}, where VOCdevkit/VOC{year} should "
+                "have JPEGImages, SegmentationClass, SegmentationObject and "
+                f"ImageSets/Segmentation/{image_set}.txt ({error})"
+            ) from error
+        masks = [Path(path) for path in found.masks]
+        if objects:
+            masks = [path.parents[1] / "SegmentationObject" / path.name for path in masks]
+        self.pairs = list(zip((Path(path) for path in found.images), masks, strict=True))[:limit]
+        if not self.pairs:
+            raise ValueError(f"VOC {year} ({image_set}) in {base} lists no picture")
+        self.year, self.image_set, self.objects, self.size = year, image_set, objects, size
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the pictures."""
+        return [picture.stem for picture, _ in self.pairs]
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Height and width of each picture as it is read."""
+        if self.size is not None:
+            pair = (self.size, self.size) if isinstance(self.size, int) else self.size
+            return [pair] * len(self)
+        from PIL import Image
+
+        shapes = []
+        for path, _ in self.pairs:
+            with Image.open(path) as opened:
+                shapes.append(opened.size[::-1])
+        return shapes
+
+    def __getitem__(self, index: int) -> Scene:
+        path, segmentation = self.pairs[index]
+        picture = read_image(path, self.size)
+        return Scene(
+            path.stem, picture, _labels(segmentation, path, (picture.shape[1], picture.shape[2]), self.size is None)
+        )
+
+    def __iter__(self) -> Iterator[Scene]:
+        return (self[index] for index in range(len(self)))
+
+
+def _base(root: Path) -> Path:
+    """The folder that holds ``VOCdevkit``."""
+    if not root.is_dir():
+        raise ValueError(f"root must be a folder with VOCdevkit in it, got {root}")
+    for folder in (root, *root.resolve().parents[:2]):
+        if (folder / "VOCdevkit").is_dir():
+            return folder
+    raise ValueError(f"root must be a folder with VOCdevkit in it, which {root} has not")
+
+
+def _labels(path: Path, picture: Path, shape: tuple[int, int], own: bool) -> Tensor:
+    """Labels (H, W) of a palette picture, at the size of the picture."""
+    from PIL import Image
+
+    if not path.is_file():
+        raise ValueError(f"the masks of {picture.name} are missing: {path}")
+    with Image.open(path) as opened, Image.open(picture) as original:
+        if opened.mode not in ("P", "L"):
+            raise ValueError(f"{path} must be a picture with a palette, got mode {opened.mode}")
+        if opened.size != original.size:
+            raise ValueError(f"{path} has {opened.size} pixels, but its picture has {original.size}")
+        opened.load()
+        resized: Any = opened if own else opened.resize(shape[::-1], Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(resized, dtype=np.uint8))

@@ -1,0 +1,191 @@
+"""What a comparison with masks found: the score S of each picture, block and method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .ledger import Ledger
+from .matching import Interval, interval
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Scores"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(repr=False)
+class Scores:
+    """Similarity of heatmaps with masks of objects, as :func:`match_objects` returns it.
+
+    Attributes
+    ----------
+    images, methods : list of str
+    blocks : list of int
+    values, seconds : ndarray, shape (methods, blocks, images)
+        S, and the time that the heatmaps took (with their share of the forward pass); NaN where there is none.
+    settings : dict of str to str
+    """
+
+    images: list[str]
+    blocks: list[int]
+    methods: list[str]
+    values: Array
+    seconds: Array
+    settings: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        ledger: Ledger,
+        images: Sequence[str],
+        blocks: Sequence[int],
+        methods: Sequence[str],
+        settings: dict[str, str],
+    ) -> Scores:
+        """Collect the results of a run."""
+
+        def collected(name: str) -> Array:
+            missing = {name: float("nan")}
+            return np.array(
+                [
+                    [
+                        [ledger.rows.get((image, str(block), method), missing)[name] for image in images]
+                        for block in blocks
+                    ]
+                    for method in methods
+                ]
+            )
+
+        return cls(list(images), list(blocks), list(methods), collected("score"), collected("seconds"), settings)
+
+    def __repr__(self) -> str:
+        return f"Scores(methods={self.methods}, blocks={self.blocks}, images={len(self.images)})"
+
+    def score(self, method: str, block: int) -> Interval:
+        """Mean S of a method at a block over pictures, with its 95 % interval."""
+        return interval(_known(self._of(method, block)).tolist())
+
+    def difference(self, method: str, other: str, block: int) -> Interval:
+        """Mean difference of S of two methods over pictures, which are paired, with its 95 % interval."""
+        return interval(_known(self._of(method, block) - self._of(other, block)).tolist())
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """Mean S over pictures: index ``method``, a column for each block."""
+        return self._means(self.values)
+
+    @property
+    def time(self) -> pandas.DataFrame:
+        """Median seconds for a picture and block: index ``method``, a column for each block."""
+        return self._means(self.seconds, np.nanmedian)
+
+    def text(self) -> str:
+        """The table with intervals, for a terminal or a page."""
+        rows = [
+            [
+                method,
+                *(
+                    str(self.score(method, block)) if _known(self._of(method, block)).size else "-"
+                    for block in self.blocks
+                ),
+            ]
+            for method in self.methods
+        ]
+        lines = [["method", *(f"block {block}" for block in self.blocks)], ["---"] * (1 + len(self.blocks)), *rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        lines[1] = ["-" * width for width in widths]
+        return "\n".join(
+            "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines
+        )
+
+    def part(self, images: Sequence[str]) -> Scores:
+        """The same for some of the pictures.
+
+        Raises
+        ------
+        ValueError
+            If a picture is not among them.
+        """
+        unknown = sorted(set(images) - set(self.images))
+        if unknown:
+            raise ValueError(f"images must be among the {len(self.images)} that were scored, got {unknown[:3]}")
+        places = [self.images.index(name) for name in images]
+        return Scores(
+            list(images), self.blocks, self.methods, self.values[..., places], self.seconds[..., places], self.settings
+        )
+
+    def plot(self, ax: Axes | None = None) -> tuple[Figure, Axes]:
+        """Mean S by block with 95 % intervals, a line for each method (Fig. 8, bottom, paper 1).
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure if not given.
+
+        Returns
+        -------
+        figure, axes
+        """
+        from ..plot import figure_of
+
+        figure, ax = figure_of(ax, (7.0, 4.2))
+        styles, markers = ["-", "--", "-.", ":"], "osD^vP*X<>"
+        for i, method in enumerate(self.methods):
+            shift = 0.03 * (i - (len(self.methods) - 1) / 2)
+            found = [
+                (place, self.score(method, block))
+                for place, block in enumerate(self.blocks)
+                if _known(self._of(method, block)).size
+            ]
+            if not found:
+                continue
+            means = [score.mean for _, score in found]
+            half = [score.high - score.mean if score.count > 1 else 0.0 for _, score in found]
+            ax.errorbar(
+                [place + shift for place, _ in found],
+                means,
+                half,
+                fmt=styles[i // 10 % 4] + markers[i % 10],
+                color=f"C{i % 10}",
+                linewidth=2.4 if method == "neon" else 1.3,
+                elinewidth=0.8,
+                markersize=4.5,
+                label=method,
+            )
+        ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        ax.set_xticks(range(len(self.blocks)), [f"block {block}" for block in self.blocks])
+        ax.set_ylabel(f"similarity S with masks, {len(self.images)} pictures")
+        ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        return figure, ax
+
+    def _of(self, method: str, block: int) -> Array:
+        """S of each picture."""
+        if method not in self.methods or block not in self.blocks:
+            raise ValueError(
+                f"method must be among {self.methods} and block among {self.blocks}, got {method!r} and {block!r}"
+            )
+        found: Array = self.values[self.methods.index(method), self.blocks.index(block)]
+        return found
+
+    def _means(self, values: Array, mean: Any = np.nanmean) -> pandas.DataFrame:
+        import warnings
+
+        import pandas
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of means of nothing
+            means = mean(values, axis=2)
+        return pandas.DataFrame(means, index=pandas.Index(self.methods, name="method"), columns=self.blocks)
+
+
+def _known(values: Array) -> Array:
+    known: Array = values[np.isfinite(values)]
+    return known
