@@ -28,6 +28,24 @@ LAYERS = [
     ["report"],
 ]
 
+#: The same inside of packages, which may import all of the above but the report.
+WITHIN = {
+    "text": [
+        ["terminal", "vectors"],
+        ["highlight", "words"],
+        ["reading", "bag"],
+        ["route"],
+        ["explanation"],
+        ["plot", "tokens"],
+    ],
+    "evaluation": [
+        ["flipping", "matching", "ledger", "dissection", "probe"],
+        ["result", "scenes", "scores", "summaries"],
+        ["evaluate", "objects"],
+        ["panels"],
+    ],
+}
+
 
 def test_import_leaves_heavy_libraries_alone():
     heavy = ["captum", "sklearn", "matplotlib", "pandas", "scipy", "faiss", "shap"]
@@ -57,6 +75,19 @@ def test_imports_point_downwards(path):
     assert path.stem in level, "give the new module its place in LAYERS and in docs/architecture.md"
     for name in _imports(path):
         assert level[name] < level[path.stem] or {name, path.stem} <= {"functional", "affine", "arrays"}
+
+
+@pytest.mark.parametrize("package", WITHIN)
+def test_imports_within_packages_point_downwards(package):
+    level = {name: i for i, names in enumerate(WITHIN[package]) for name in names}
+    for path in sorted((PACKAGE / package).glob("[!_]*.py")):
+        assert path.stem in level, f"give {package}/{path.name} its place in WITHIN"
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                assert all(level[name] < level[path.stem] for name in names), path
+            elif isinstance(node, ast.ImportFrom) and node.level == 2:
+                assert node.module not in ("report", "cli", *WITHIN), path
 
 
 def test_functional_imports_torch_alone():

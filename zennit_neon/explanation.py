@@ -117,9 +117,9 @@ def explain(
     else:
         route = Closed(neuralize(model, X, progress=progress), table, batch_size, progress)
     head = route.head
-    _check_fidelity(head, min_fidelity)
-    competitor = None if competitor is None else int(_ids(competitor, "competitor", head, ()))
-    chosen = None if cluster is None else _ids(cluster, "cluster", head, route.shape)
+    check_fidelity(head, min_fidelity)
+    competitor = None if competitor is None else int(cluster_ids(competitor, "competitor", head, ()))
+    chosen = None if cluster is None else cluster_ids(cluster, "cluster", head, route.shape)
     if competitor is not None and chosen is not None and bool((chosen == competitor).all()):
         raise ValueError(f"competitor must be another cluster than the explained one, got {competitor} for both")
     stiff = functional.check_beta(beta)
@@ -148,7 +148,7 @@ def explain(
     return explanation if noise is None else explanation.with_noise(noise)
 
 
-def _check_fidelity(head: Head, least: float) -> None:
+def check_fidelity(head: Head, least: float) -> None:
     """Warn if a head gives back few of the labels that it stands for."""
     if not isinstance(least, numbers.Real) or not 0 <= least <= 1:
         raise ValueError(f"min_fidelity must be from 0 to 1, got {least!r}")
@@ -271,7 +271,7 @@ class Explanation:
 
         Sums over all competitors to ``relevance``; 0 for points whose explained cluster is the competitor.
         """
-        k = int(_ids(competitor, "competitor", self._route.head, ()))
+        k = int(cluster_ids(competitor, "competitor", self._route.head, ()))
         part, _, _ = self._route.relevance(replace(self._question, through=k), self._own)
         return self._route.table.like(self._without_noise(part))
 
@@ -352,7 +352,7 @@ def _array(values: Any) -> np.ndarray[Any, Any]:
     return np.asarray(values)
 
 
-def _ids(value: Any, name: str, head: Head, shape: tuple[int, ...]) -> Tensor:
+def cluster_ids(value: Any, name: str, head: Head, shape: tuple[int, ...]) -> Tensor:
     """Cluster numbers as int64 (``shape``), or ``ValueError`` that names the argument."""
     ids = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
     if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:

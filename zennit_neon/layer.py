@@ -102,6 +102,14 @@ class Scored(nn.Module):
         own = cluster[:, None]
         return passed * (scores.gather(1, own) - scores + shift).scatter(1, own, 0)
 
+    def pool(self, units: Tensor) -> Tensor:
+        """Scores (N, K) from the linear units (N, P) below them: the same where a cluster has one unit."""
+        return units
+
+    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Coefficients (M, P) of the linear units, and what :meth:`Centroids.spread` says of features that mix."""
+        return coefficients, None
+
     def chosen(self, evidence: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
         return evidence.index_select(1, self.clusters)
@@ -149,6 +157,20 @@ class Centroids(Scored, Stiff):
         """Scores of all clusters, of which evidence is a difference: (N, d, ...) to (N, K, ...)."""
         scores = functional.scores(centred, self.weight.to(centred), self.root.to(centred))
         return scores * self.stiffness if self.soft else scores
+
+    def pool(self, units: Tensor) -> Tensor:
+        r"""Scores (N, K) from linear units (N, P), :math:`2 v_m \cdot x - v_m \cdot \rho_m`."""
+        return units * self.stiffness if self.soft else units
+
+    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+        r"""Coefficients :math:`a` (M, P) of the linear units, and the part :math:`b` (M, P) that is the cluster's own.
+
+        With them, :meth:`redistribute` is, feature by feature,
+        :math:`R = a (v \odot \rho) - 2 x \odot a v + (b \rho) \odot (a v) - (b v) \odot (a \rho)`; the last two terms
+        are 0, and :math:`b` is None, where features do not mix between input and clusters.
+        """
+        own = nn.functional.one_hot(cluster, len(self.weight)).to(units) if self.mixing else None
+        return (coefficients * self.stiffness if self.soft else coefficients), own
 
     def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         """Relevance of points (M, d), from coefficients (M, K) for the explained cluster (M,) of each."""

@@ -113,18 +113,30 @@ class SupportEvidence(Centroids):
         .. math:: R = \sum_k a_k \sum_{j \in C_k} q_{jk} (x - u_j)^2, \qquad \textstyle\sum_k a_k = 0
         """
         weight, root = self.weight.to(centred), self.root.to(centred)
-        shares = self.shares(centred)
-        sizes = torch.tensor(self.sizes, device=centred.device)
+        spread, own = self._spread(self.shares(centred), coefficients, cluster)
+        relevance = functional.redistribute(centred, spread, weight, root, None, out)
+        if own is not None:
+            relevance.addcmul_(own @ root, spread @ weight).addcmul_(own @ weight, spread @ root, value=-1)
+        return relevance
+
+    def pool(self, units: Tensor) -> Tensor:
+        """Scores (N, K) from linear units (N, P)."""
+        return soft_maximum(units, self.sizes, self.gamma, self.log_weight)[0]
+
+    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Coefficients (M, P) of the support vectors, and the shares (M, P) of the explained cluster's own."""
+        return self._spread(soft_maximum(units, self.sizes, self.gamma, self.log_weight)[1], coefficients, cluster)
+
+    def _spread(self, shares: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+        sizes = torch.tensor(self.sizes, device=shares.device)
         if len(set(self.sizes)) == 1:
             spread = (shares.unflatten(1, (len(sizes), -1)) * coefficients.unsqueeze(2)).flatten(1)
         else:
-            spread = shares * coefficients.repeat_interleave(sizes, 1, output_size=len(weight))
-        relevance = functional.redistribute(centred, spread, weight, root, None, out)
-        if self.mixing:
-            owner = torch.arange(len(sizes), device=centred.device).repeat_interleave(sizes)
-            own = shares * (owner == cluster[:, None])
-            relevance.addcmul_(own @ root, spread @ weight).addcmul_(own @ weight, spread @ root, value=-1)
-        return relevance
+            spread = shares * coefficients.repeat_interleave(sizes, 1, output_size=shares.shape[1])
+        if not self.mixing:
+            return spread, None
+        owner = torch.arange(len(sizes), device=shares.device).repeat_interleave(sizes)
+        return spread, shares * (owner == cluster[:, None])
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""

@@ -128,9 +128,12 @@ class PathEvidence(Centroids):
 
     def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         """Relevance of points (M, d) by the midpoint rule, from coefficients (M, K) for the explained leaf (M,)."""
-        own = cluster[:, None]
-        passed = -coefficients.gather(1, self._columns(own)) * self.side.to(coefficients)[cluster]
+        passed, _ = self.spread(centred, coefficients, cluster)
         return functional.redistribute(centred, passed, self.weight.to(centred), self.root.to(centred), None, out)
+
+    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Coefficients (M, K - 1) of the splits; their roots are midpoints already, so there is no part of its own."""
+        return -coefficients.gather(1, self._columns(cluster[:, None])) * self.side.to(coefficients)[cluster], None
 
     def _columns(self, own: Tensor) -> Tensor:
         """Columns (M, K - 1) of the splits: that of the leaf itself is left out."""

@@ -1,0 +1,151 @@
+"""The way from the words of documents to relevance: batches of a sparse matrix through the layers of a head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..heads import Head, stiffness
+from ..neuralize import neuralize, noise_of
+from ..routes import Question
+from ..steps import steps_of
+from .bag import WordLayer
+from .reading import AverageReader, Reader
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+__all__ = ["NOISE", "TextRoute"]
+
+Array = np.ndarray[Any, Any]
+
+#: The cluster of documents that belong to none, as in scikit-learn.
+NOISE = -1
+
+#: Documents at a time, at most, and the numbers that are computed for them at once.
+DOCUMENTS, UNITS = 4096, 2**20
+
+
+class TextRoute:
+    """From the words of documents, each of which has some, to relevance."""
+
+    question: Question
+
+    def __init__(self, head: Head, X: csr_matrix, vectors: Array | None, batch_size: int | None, progress: bool):
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        width = X.shape[1] if vectors is None else vectors.shape[1]
+        if head.n_features != width:
+            raise ValueError(f"texts have {width} features, but model was fitted on {head.n_features}")
+        self.head = head
+        self.layer = head.evidence_layer
+        if any(part.device.type != "cpu" for part in self.layer.buffers()):
+            self.layer = copy.deepcopy(self.layer).cpu()
+        self.words, self.X = WordLayer(head, vectors), X
+        self.scale = self.words.scale(X)
+        self.size = batch_size or max(1, min(DOCUMENTS, UNITS // len(self.words.weight)))
+        self.progress = progress
+        self.noise: Array | None = None
+
+    @classmethod
+    def of(
+        cls, reader: Reader, steps: list[Any], X: csr_matrix, batch_size: int | None, progress: bool, chosen: bool
+    ) -> TextRoute:
+        """Route of documents (N, V) through the steps behind a reader."""
+        points, vectors = X, None
+        if isinstance(reader, AverageReader):
+            X, vectors = reader.average.vectors.used(X)
+            points = X @ vectors
+        head, last, points = _neuralized(steps, points)
+        route = cls(head, X, vectors, batch_size, progress)
+        if head.fidelity is not None and not chosen and not isinstance(last, nn.Module):
+            route.noise = noise_of(last, points)
+        return route
+
+    def stiffness(self, beta: float | None, competitor: int | None) -> float | None:
+        """Stiffness as given, of the head, or by Eq. 3 (paper 1) over the documents."""
+        if beta is not None and self.head.soft:
+            raise ValueError(
+                f"beta is part of a soft clustering, or not needed, and can not be chosen here; got {beta}"
+            )
+        beta = self.head.beta if beta is None else beta
+        if beta is not None or competitor is not None or self.head.soft or not self.X.shape[0]:
+            return beta
+        total = 0.0
+        for place in self.batches("calibrate"):
+            scores = self.layer.pool(self.words.units(self.X[place], self.scale[place]))
+            total += float(self.layer.contest(scores).pooled.sum())
+        return stiffness(total, self.X.shape[0])
+
+    def batches(self, title: str) -> Iterator[slice]:
+        """Places of some documents at a time."""
+        from tqdm.auto import tqdm
+
+        with tqdm(total=self.X.shape[0], desc=title, unit="texts", disable=not self.progress) as bar:
+            for start in range(0, self.X.shape[0], self.size):
+                place = slice(start, min(start + self.size, self.X.shape[0]))
+                yield place
+                bar.update(place.stop - place.start)
+
+    @torch.no_grad()
+    def linear(self, X: csr_matrix, scale: Array, cluster: Tensor | None) -> tuple[Array, Array | None, Array, Array]:
+        """Coefficients of the linear units and the cluster's own part, evidence, and cluster of documents."""
+        units = self.words.units(X, scale)
+        scores = self.layer.pool(units)
+        if self.question.competitor is not None:
+            passed, evidence, own = self.layer.versus(scores, self.question.competitor, cluster)
+        else:
+            contest = self.layer.contest(scores, cluster)
+            passed = self.layer.coefficients(contest, self.question.beta)
+            evidence, own = contest.pooled[:, 0], contest.cluster[:, 0]
+        a, b = self.layer.spread(units, passed, own)
+        return a.numpy(), None if b is None else b.numpy(), evidence.numpy(), own.numpy()
+
+    def explain(self, cluster: Tensor | None) -> tuple[Array, Array, Array, Array]:
+        """Relevance at the non-zeros, its sum over absent words, evidence, and cluster."""
+        data, absent, count = np.empty(self.X.nnz), np.empty(self.X.shape[0]), self.X.indptr
+        evidence, own = np.empty(self.X.shape[0]), np.empty(self.X.shape[0], dtype=np.int64)
+        for place in self.batches("explain"):
+            X, scale = self.X[place], self.scale[place]
+            a, b, evidence[place], own[place] = self.linear(X, scale, None if cluster is None else cluster[place])
+            data[count[place.start] : count[place.stop]], absent[place] = self.words.relevance(X, scale, a, b)
+        if self.noise is not None:
+            data[np.repeat(self.noise, np.diff(count))], absent[self.noise] = 0, 0
+            evidence[self.noise], own[self.noise] = np.nan, NOISE
+        return data, absent, evidence, own
+
+    def absent(self, rows: Array, cluster: int) -> Array:
+        """Relevance (V,) of the words that are absent, summed over some documents of a cluster."""
+        total = np.zeros(self.X.shape[1])
+        for start in range(0, len(rows), self.size):
+            some = rows[start : start + self.size]
+            X, scale = self.X[some], self.scale[some]
+            a, b, _, _ = self.linear(X, scale, torch.full((len(some),), cluster))
+            total += self.words.absent(X, scale, a, b)
+        return total
+
+
+def _neuralized(steps: list[Any], points: Any) -> tuple[Head, Any, Any]:
+    """Head on documents, the clustering that it stands for, and the points that this one sees."""
+    from sklearn.pipeline import make_pipeline
+
+    if not steps:
+        raise ValueError("model must end in a clustering, but it only has a vectorizer")
+    whole = steps[0] if len(steps) == 1 else make_pipeline(*steps)
+    if not hasattr(points, "tocsr"):
+        return neuralize(whole, points), whole, points
+    try:
+        return neuralize(whole), whole, points
+    except (TypeError, ValueError):
+        for step in steps[:-1]:
+            points = step.transform(points)
+        if hasattr(points, "tocsr"):
+            raise
+        # labels behind a step to few dimensions, whose points are a table
+        head = neuralize(steps[-1], points)
+        return head.after(steps_of(whole)), steps[-1], points
