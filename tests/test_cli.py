@@ -295,6 +295,21 @@ def test_a_picture_gets_a_heatmap_for_each_cluster(picture, weights, tmp_path):
     assert np.array_equal(np.load(npz)["relevance"], arrays["relevance"])
 
 
+def test_flat_blocks_and_smoothing(picture, weights, tmp_path):
+    def made(name, *more):
+        out, npz = tmp_path / f"{name}.png", tmp_path / f"{name}.npz"
+        options = ["--clusters", 3, "--size", "own", "--weights", weights, "--out", out, "--npz", npz]
+        result = run("image", picture, "--block", 2, *options, *more)
+        assert result.exit_code == 0, result.output
+        return result.stdout, np.load(npz)["relevance"], out.read_bytes()
+
+    plain, flat, smooth = made("plain"), made("flat", "--flat", 1), made("smooth", "--smooth", 4)
+    assert not np.allclose(plain[1], flat[1])
+    assert np.array_equal(plain[1], smooth[1])  # the arrays stay as they are
+    assert plain[2] != smooth[2]
+    assert plain[0] == smooth[0]
+
+
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
@@ -308,6 +323,8 @@ def test_a_picture_gets_a_heatmap_for_each_cluster(picture, weights, tmp_path):
         (["--weights", "nothing.pth"], "existing file, got 'nothing.pth'"),
         (["--cmap", "nothing"], "nothing"),
         (["--beta", -1], "beta must be a number of at least 0"),
+        (["--flat", -1], "--flat"),
+        (["--smooth", -1], "--smooth"),
         (["--out", "grid.txt"], "--out must end in .png"),
     ],
 )

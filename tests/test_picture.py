@@ -14,7 +14,7 @@ from zennit.cmap import ColorMap
 from zennit.image import CMAPS
 
 from zennit_neon import picture
-from zennit_neon.picture import colors, heatmaps, overlay, read_image, save_image
+from zennit_neon.picture import colors, heatmaps, overlay, read_image, save_image, smoothed
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -478,4 +478,50 @@ def test_wrong_pictures_are_not_written(tmp_path, name, rgb, error, message):
 
 
 def test_public_names():
-    assert picture.__all__ == ["read_image", "colors", "overlay", "heatmaps", "save_image"]
+    assert picture.__all__ == ["read_image", "colors", "overlay", "heatmaps", "save_image", "smoothed"]
+
+
+def _gaussian(count, pixels):
+    """Weights (count, count) of a row of pixels that is reflected at its ends, again and again."""
+    reach = int(4 * pixels + 0.5)
+    offsets = np.arange(-reach, reach + 1)
+    kernel = np.exp(-0.5 * (offsets / pixels) ** 2)
+    weights = np.zeros((count, count))
+    for i in range(count):
+        for offset, weight in zip(offsets, kernel / kernel.sum(), strict=True):
+            j = (i + offset) % (2 * count)
+            weights[i, min(j, 2 * count - 1 - j)] += weight
+    return weights
+
+
+@pytest.mark.parametrize("pixels", [0.5, 2, 16.0])
+@pytest.mark.parametrize("shape", [(3, 9, 14), (1, 1, 20), (2, 2, 7, 5), (6, 8)])
+def test_smoothing_is_a_gaussian_with_reflection_and_keeps_sums(rng, shape, pixels):
+    maps = rng.normal(size=shape)
+    found = smoothed(torch.from_numpy(maps), pixels)
+    assert found.dtype == torch.float64
+    expected = _gaussian(shape[-2], pixels) @ maps @ _gaussian(shape[-1], pixels).T
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(found.sum((-2, -1)), maps.sum((-2, -1)), rtol=0, atol=1e-12)
+
+
+def test_smoothing_keeps_signs_and_leaves_its_input_alone(rng):
+    maps = torch.from_numpy(rng.uniform(size=(2, 12, 10))).float()
+    before = maps.clone()
+    found = smoothed(torch.stack([maps[0], -maps[1]]), 3)
+    assert found.dtype == torch.float32
+    assert found[0].min() > 0
+    assert found[1].max() < 0
+    assert float(found[0].std()) < 0.3 * float(maps[0].std())
+    assert torch.equal(maps, before)
+    assert torch.equal(smoothed(maps, 0), before)
+    assert not smoothed(maps.requires_grad_(), 2).requires_grad
+
+
+def test_wrong_smoothing_is_refused():
+    for pixels in (-1, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"pixels must be a finite number of at least 0, got {pixels}"):
+            smoothed(torch.ones(2, 3), pixels)
+    for pixels in (0, 2):
+        with pytest.raises(ValueError, match=r"relevance must have shape \(..., H, W\), got \(3,\)"):
+            smoothed(torch.ones(3), pixels)

@@ -214,12 +214,14 @@ def smoothed(relevance: Tensor, pixels: float) -> Tensor:
     Raises
     ------
     ValueError
-        If ``pixels`` is negative or not finite.
+        If ``pixels`` is negative or not finite, or there are no maps.
     """
     from scipy.ndimage import gaussian_filter
 
     if not 0 <= pixels < float("inf"):
         raise ValueError(f"pixels must be a finite number of at least 0, got {pixels}")
+    if relevance.ndim < 2:
+        raise ValueError(f"relevance must have shape (..., H, W), got {tuple(relevance.shape)}")
     if not pixels:
         return relevance
     widths = [0.0] * (relevance.ndim - 2) + [pixels, pixels]

@@ -18,7 +18,7 @@ from .guard import evaluating
 from .heads import NeuralizedKMeans
 from .layer import UnitNorm
 from .network import Network, load_vgg16
-from .picture import heatmaps
+from .picture import heatmaps, smoothed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -293,10 +293,18 @@ class PictureExplanation:
         assigned = self.evidence.argmax(0).flatten()
         return torch.bincount(assigned, minlength=len(self.evidence)) / len(assigned)
 
-    def plot(self, **options: Any) -> tuple[Figure, Any]:
-        """The picture and its heatmaps in a grid; options of :func:`zennit_neon.picture.heatmaps`."""
+    def plot(self, smooth: float = 0.0, **options: Any) -> tuple[Figure, Any]:
+        """The picture and its heatmaps in a grid.
+
+        Parameters
+        ----------
+        smooth : float
+            Pixels by which heatmaps are smoothed, with the same sum (:func:`zennit_neon.picture.smoothed`).
+        **options
+            Of :func:`zennit_neon.picture.heatmaps`.
+        """
         options.setdefault("titles", [f"cluster {k}, {float(size):.0%}" for k, size in enumerate(self.sizes)])
-        return heatmaps(self.picture, self.heatmaps, **options)
+        return heatmaps(self.picture, smoothed(self.heatmaps, smooth), **options)
 
 
 def explain_picture(

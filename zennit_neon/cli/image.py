@@ -10,7 +10,7 @@ import click
 
 from .group import check_different
 
-__all__ = ["image"]
+__all__ = ["image", "size_of"]
 
 
 @click.command()
@@ -31,6 +31,12 @@ __all__ = ["image"]
 @click.option("--normalization", metavar="NAME", help="How the weights of a FILE want pictures, by torchvision's name.")
 @click.option("--beta", type=float, metavar="B", help="Stiffness; by Eq. 3 of the paper if not given.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of k-means.")
+@click.option(
+    "--flat", default=0, show_default=True, type=click.IntRange(0), metavar="N", help="Blocks with the flat rule."
+)
+@click.option(
+    "--smooth", default=0.0, show_default=True, type=click.FloatRange(0), metavar="P", help="Smooth by P pixels."
+)
 @click.option("--overlay", is_flag=True, help="Draw heatmaps over the picture in grey.")
 @click.option("--cmap", default="bwr", show_default=True, metavar="NAME", help="Colour map of Zennit or matplotlib.")
 @click.option("--out", required=True, metavar="FILE", help="Write the heatmaps: .png, .jpg, .svg or .pdf.")
@@ -60,6 +66,8 @@ def _image(
     normalization: str | None,
     beta: float | None,
     seed: int,
+    flat: int,
+    smooth: float,
     overlay: bool,
     cmap: str,
     out: str,
@@ -70,6 +78,7 @@ def _image(
 
     import numpy as np
 
+    from ..composites import NeonVGG
     from ..functional import check_beta
     from ..picture import colors, read_image
     from ..tabular import check_output, write
@@ -87,7 +96,7 @@ def _image(
     check_output(npz, force)
     check_beta(beta)
     colors(np.zeros((1, 1)), cmap)  # a wrong name is told before the work
-    pixels = read_image(picture, _size(size))
+    pixels = read_image(picture, size_of(size))
     network = load_vgg16(weights, normalization)
     found = explain_picture(
         pixels,
@@ -95,6 +104,7 @@ def _image(
         layer if layer is not None else 3 if block is None else block,
         clusters,
         random_state=seed,
+        composite=NeonVGG(network.low, network.high, flat=flat),
         beta=beta,
         progress=sys.stderr.isatty(),
     )
@@ -102,7 +112,7 @@ def _image(
     click.echo("cluster  locations  positive evidence  arrives at pixels")
     for k, (share, positive, kept) in enumerate(zip(found.sizes, found.positive, found.kept, strict=True)):
         click.echo(f"{k:7d}  {float(share):9.1%}  {float(positive):17.4g}  {float(kept):17.1%}")
-    figure, _ = found.plot(cmap=cmap, on_image=overlay)
+    figure, _ = found.plot(smooth, cmap=cmap, on_image=overlay)
     write(out, lambda path: figure.savefig(path, dpi=150, format=suffix[1:]))
     click.echo(f"wrote {out}", err=True)
     if npz is not None:
@@ -118,7 +128,7 @@ def _save_arrays(path: Any, arrays: dict[str, Any]) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def _size(text: str) -> int | tuple[int, int] | None:
+def size_of(text: str) -> int | tuple[int, int] | None:
     """A size of pictures: ``448``, ``320x448`` (height first) or ``own``."""
     if text == "own":
         return None

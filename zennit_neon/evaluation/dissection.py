@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -126,15 +127,33 @@ def thresholds_kept(path: str | Path | None, key: str, make: Callable[[], dict[s
         What the thresholds depend on.
     make : callable
         To dict of str to Tensor.
+
+    Raises
+    ------
+    ValueError
+        If the file is something else.
     """
-    if path is not None and Path(path).is_file():
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["key"]) == key:
-                return {name: torch.from_numpy(file[name]) for name in file.files if name != "key"}
+    found = _read(Path(path)) if path is not None and Path(path).is_file() else {}
+    if found and str(found.pop("key")) == key:
+        return {name: torch.from_numpy(values) for name, values in found.items()}
     made = make()
     if path is not None:
         from ..tabular import write
 
         kept: dict[str, Any] = {"key": np.array(key), **{name: values.numpy() for name, values in made.items()}}
-        write(path, lambda name: np.savez(name, **kept))
+        write(path, lambda name: _save(name, kept))
     return made
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in ("key", *file.files)}
+    except (KeyError, TypeError, ValueError, EOFError, OSError, BadZipFile) as error:
+        raise ValueError(f"{path} is not a file of thresholds") from error
+    return found
+
+
+def _save(path: str, arrays: dict[str, Any]) -> None:
+    with open(path, "wb") as file:  # given a name, numpy may add a suffix
+        np.savez(file, **arrays)

@@ -57,13 +57,13 @@ class Ledger:
             csv.writer(file, lineterminator="\n").writerow(cells)
 
     def _read(self, path: Path) -> None:
-        text = path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):  # an interrupted write
-            text = text[: text.rfind("\n") + 1]
-            path.write_text(text, encoding="utf-8")
-        lines = list(csv.reader(text.splitlines()))
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = list(csv.reader(whole.decode("utf-8", errors="replace").splitlines()))
         if not lines or lines[0] != self.columns:
             raise ValueError(f"{path} is not a file of such results: its columns must be {self.columns}")
+        if len(whole) < len(content):  # an interrupted write
+            path.write_bytes(whole)
         mine, split = list(self.settings.values()), len(self.settings)
         for number, line in enumerate(lines[1:], start=2):
             try:

@@ -74,7 +74,7 @@ def similarity(heatmaps: Tensor, masks: Tensor, valid: Tensor | None = None) -> 
         raise ValueError("heatmaps must be finite")
     largest = maps.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny) if maps.shape[1] else 1
     maps = maps / largest  # squares of large relevance overflow
-    length = maps.norm(dim=1)[:, None] * areas.norm(dim=1)
+    length = (maps.square().sum(1)[:, None] * areas.sum(1)).sqrt()  # exact where maps are masks
     return torch.where(length == 0, 0.0, maps @ areas.t() / torch.where(length == 0, 1.0, length))
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def match_objects(
         Seed of k-means.
     rules : callable, optional
         From a number of flat blocks to the composite for the network; :class:`~zennit_neon.composites.VGGBlocks` with
-        the bounds of the network if not given.
+        the bounds of the network if not given. ``out`` does not tell results of different rules apart.
     out : path, optional
         A CSV file to which each result is written at once. Those that are there already, with the same settings, are
         not computed again.
@@ -98,6 +98,7 @@ def match_objects(
     Notes
     -----
     Pictures without any mask, and those of which a layer has fewer than K different features, have a score of NaN.
+    Thresholds of network dissection come from all of ``scenes``, so runs with different limits need an ``out`` each.
     """
     if isinstance(methods, str) or not len(methods):
         raise ValueError(f"methods must be a list of at least one name, got {methods!r}")
@@ -130,11 +131,12 @@ def match_objects(
             if not todo:
                 continue
             scene = scenes[index]
-            for block, method, maps, found, seconds in job.run(scene, todo):
-                ledger.add((name, block, method.name), (found.score, len(found.pairs), seconds))
-                if watch is not None:
-                    watch(scene, block, method.name, maps, found)
-                bar.update()
+            with contextlib.closing(job.run(scene, todo)) as results:  # takes its rules off whatever happens here
+                for block, method, maps, found, seconds in results:
+                    ledger.add((name, block, method.name), (found.score, len(found.pairs), seconds))
+                    if watch is not None:
+                        watch(scene, block, method.name, maps, found)
+                    bar.update()
     names = [method.name for method in chosen]
     return Scores.of(ledger, scenes.names, list(layers), names, settings)
 
@@ -176,7 +178,7 @@ class _Job:
 
     def run(
         self, scene: Scene, todo: list[tuple[int, Method]]
-    ) -> Iterator[tuple[int, Method, Tensor, Matching, float]]:
+    ) -> Generator[tuple[int, Method, Tensor, Matching, float], None, None]:
         """Block, method, heatmaps, matching and seconds of each result."""
         x = self.network.prepare(scene.picture[None])
         masks, valid = scene.masks(self.background)

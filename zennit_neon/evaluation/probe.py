@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from zennit.core import Composite
 
-from ..guard import evaluating
+from ..guard import Snapshot, evaluating
 from ..shared import UnknownRuleError, sharing
 
 __all__ = ["Probe", "activations_of", "probing"]
@@ -76,12 +76,24 @@ def probing(model: nn.Module, layers: Sequence[str], x: Tensor, composite: Compo
         If a rule, or a layer, can not be shared by several passes, or a layer is not used.
     """
     x = x.detach().clone().requires_grad_()
-    with evaluating(model), torch.enable_grad(), composite.context(model):
+    with evaluating(model), torch.enable_grad(), _registered(model, composite):
         try:
             with sharing(model, composite):
                 yield Probe(x, _outputs(model, layers, x))
         except UnknownRuleError as error:
             raise ValueError(f"passes can not be shared with this composite, as {error}") from error
+
+
+@contextlib.contextmanager
+def _registered(model: nn.Module, composite: Composite) -> Iterator[None]:
+    """Rules and canonizers of a composite for a while; Zennit leaves batch norms that it merged with attributes."""
+    snapshot = Snapshot(model)
+    try:
+        composite.register(model)
+        yield
+    finally:
+        composite.remove()
+        snapshot.restore()
 
 
 def activations_of(model: nn.Module, layers: Sequence[str], x: Tensor) -> dict[str, Tensor]:

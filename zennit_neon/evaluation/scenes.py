@@ -46,7 +46,8 @@ class Scenes:
     Parameters
     ----------
     root : path
-        Folder that holds ``VOCdevkit``, or ``VOCdevkit`` itself, or a ``VOC2007`` in it.
+        Folder that holds ``VOCdevkit`` (``TrainVal/VOCdevkit`` in 2011), or ``VOCdevkit`` itself, or ``VOC2007`` (the
+        year) in it.
     year : str
         2007 to 2012, as ``torchvision.datasets.VOCSegmentation`` has them.
     image_set : str
@@ -79,7 +80,8 @@ class Scenes:
 
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        base = _base(Path(root))
+        self.root = Path(root)
+        base = _base(self.root, year)
         try:
             found = VOCSegmentation(base, year=year, image_set=image_set)
         except (RuntimeError, FileNotFoundError) as error:
@@ -129,14 +131,17 @@ class Scenes:
         return (self[index] for index in range(len(self)))
 
 
-def _base(root: Path) -> Path:
+def _base(root: Path, year: str) -> Path:
     """The folder that holds ``VOCdevkit``."""
     if not root.is_dir():
         raise ValueError(f"root must be a folder with VOCdevkit in it, got {root}")
-    for folder in (root, *root.resolve().parents[:2]):
-        if (folder / "VOCdevkit").is_dir():
+    root = root.absolute()  # links keep their names
+    devkit = ("TrainVal", "VOCdevkit") if year == "2011" else ("VOCdevkit",)
+    inner = (*devkit, f"VOC{year}")
+    for depth, folder in enumerate((root, *root.parents)[: len(inner) + 1]):
+        if folder.joinpath(*inner[:depth]) == root and folder.joinpath(*devkit).is_dir():
             return folder
-    raise ValueError(f"root must be a folder with VOCdevkit in it, which {root} has not")
+    raise ValueError(f"root must be a folder with {'/'.join(devkit)} in it, or that, or its VOC{year}, got {root}")
 
 
 def _labels(path: Path, picture: Path, shape: tuple[int, int], own: bool) -> Tensor:

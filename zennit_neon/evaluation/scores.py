@@ -87,24 +87,36 @@ class Scores:
         """Median seconds for a picture and block: index ``method``, a column for each block."""
         return self._means(self.seconds, np.nanmedian)
 
-    def text(self) -> str:
-        """The table with intervals, for a terminal or a page."""
-        rows = [
-            [
-                method,
-                *(
-                    str(self.score(method, block)) if _known(self._of(method, block)).size else "-"
-                    for block in self.blocks
-                ),
-            ]
-            for method in self.methods
+    @property
+    def missing(self) -> list[str]:
+        """Pictures without any score."""
+        return [
+            name
+            for name, values in zip(self.images, self.values.transpose(2, 0, 1), strict=True)
+            if not np.isfinite(values).any()
         ]
+
+    def text(self, reference: str | None = None) -> str:
+        """The table with intervals, for a terminal or a page.
+
+        Parameters
+        ----------
+        reference : str, optional
+            A method: show by how much it is ahead of each other, in place of S itself.
+        """
+        others = [method for method in self.methods if method != reference]
+        rows = [[method, *(self._cell(method, block, reference) for block in self.blocks)] for method in others]
         lines = [["method", *(f"block {block}" for block in self.blocks)], ["---"] * (1 + len(self.blocks)), *rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         lines[1] = ["-" * width for width in widths]
         return "\n".join(
             "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines
         )
+
+    def _cell(self, method: str, block: int, reference: str | None) -> str:
+        values = self._of(method, block)
+        values = values if reference is None else self._of(reference, block) - values
+        return str(interval(_known(values).tolist())) if _known(values).size else "-"
 
     def part(self, images: Sequence[str]) -> Scores:
         """The same for some of the pictures.
@@ -121,6 +133,11 @@ class Scores:
         return Scores(
             list(images), self.blocks, self.methods, self.values[..., places], self.seconds[..., places], self.settings
         )
+
+    def only(self, methods: Sequence[str]) -> Scores:
+        """The same for some of the methods, in this order."""
+        places = [self._row(method) for method in methods]
+        return Scores(self.images, self.blocks, list(methods), self.values[places], self.seconds[places], self.settings)
 
     def plot(self, ax: Axes | None = None) -> tuple[Figure, Axes]:
         """Mean S by block with 95 % intervals, a line for each method (Fig. 8, bottom, paper 1).
@@ -163,17 +180,21 @@ class Scores:
         ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         ax.set_xticks(range(len(self.blocks)), [f"block {block}" for block in self.blocks])
         ax.set_ylabel(f"similarity S with masks, {len(self.images)} pictures")
-        ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        if ax.containers:
+            ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         return figure, ax
 
     def _of(self, method: str, block: int) -> Array:
         """S of each picture."""
-        if method not in self.methods or block not in self.blocks:
-            raise ValueError(
-                f"method must be among {self.methods} and block among {self.blocks}, got {method!r} and {block!r}"
-            )
-        found: Array = self.values[self.methods.index(method), self.blocks.index(block)]
+        if block not in self.blocks:
+            raise ValueError(f"block must be among {self.blocks}, got {block!r}")
+        found: Array = self.values[self._row(method), self.blocks.index(block)]
         return found
+
+    def _row(self, method: str) -> int:
+        if method not in self.methods:
+            raise ValueError(f"method must be among {self.methods}, got {method!r}")
+        return self.methods.index(method)
 
     def _means(self, values: Array, mean: Any = np.nanmean) -> pandas.DataFrame:
         import warnings

@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 
 from ..attribution import ClusterGradient
 from ..composites import Neon
+from ..guard import evaluating
 from ..vision import Until, cluster_features
 from .dissection import segments, upsampled
 
@@ -200,7 +201,7 @@ def _segments(place: Place, seed: int | None) -> Tensor:
 
 def _captum(place: Place, method: Any, **options: Any) -> Tensor:
     """Attribution of each cluster in turn, summed over colours."""
-    with torch.enable_grad():
+    with evaluating(place.model), torch.enable_grad():
         maps = [
             method.attribute(place.x.detach().clone().requires_grad_(), target=k, **options)[0].sum(0)
             for k in range(place.n_clusters)

@@ -1,0 +1,245 @@
+"""One forward pass and many backward passes, beside Zennit's own passes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from zennit.attribution import Gradient
+from zennit.composites import EpsilonGammaBox, EpsilonPlus
+from zennit.core import BasicHook
+
+from tests.conftest import data_folder
+from zennit_neon.attribution import ClusterGradient
+from zennit_neon.composites import Neon, VGGBlocks
+from zennit_neon.evaluation.probe import activations_of, probing
+from zennit_neon.evaluation.scenes import Scenes
+from zennit_neon.evaluation.summaries import Place, neon
+from zennit_neon.network import Network, load_vgg16
+from zennit_neon.vision import cluster_features, layer_of_block
+
+WIDTHS = (6, 8, 8, 10, 10)
+MEAN, STD = (0.45, 0.5, 0.4), (0.2, 0.25, 0.3)
+
+
+class Tiny(nn.Module):
+    """Five blocks that end in max pooling, and a classifier that nobody needs."""
+
+    def __init__(self, norm=False, bias=True, kernel=3, spare=False):
+        super().__init__()
+        torch.manual_seed(1)
+        layers, before = [], 3
+        for width in WIDTHS:
+            layers.append(nn.Conv2d(before, width, kernel, padding=kernel // 2, bias=bias))
+            layers += [nn.BatchNorm2d(width)] * norm + [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+            before = width
+        self.features = nn.Sequential(*layers)
+        for layer in self.features:
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.uniform_(-0.2, 0.2)
+                layer.running_var.uniform_(0.5, 2)
+        self.spare = nn.Linear(2, 2) if spare else None
+        self.calls = 0
+
+    def forward(self, x):
+        x = self.features(x)
+        self.calls += 1
+        return x.flatten(1).sum(1)
+
+
+def tiny_network(**options):
+    """The tiny network in evaluation mode."""
+    return Network(Tiny(**options).eval(), MEAN, STD, "tiny")
+
+
+def state_of(model):
+    """All that may not change in a model: objects, values, flags, hooks."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return (
+        [(name, id(value), value.requires_grad, value.grad) for name, value in model.named_parameters()],
+        {name: value.tolist() for name, value in model.state_dict().items()},
+        [
+            (module.training, sorted(vars(module)), [len(getattr(module, name)) for name in hooks])
+            for module in model.modules()
+        ],
+    )
+
+
+def _layers(model):
+    return [layer_of_block(model, block) for block in range(1, 6)]
+
+
+def _input(dtype=torch.float64):
+    return torch.randn(1, 3, 40, 48, dtype=dtype)
+
+
+def _signed(found, count=3):
+    """Seeds of both signs, on inactive units too."""
+    seeds = torch.randn(count, *found.shape[1:], dtype=found.dtype)
+    seeds[0] = seeds[0].abs() * found[0].detach()
+    return seeds
+
+
+COMPOSITES = {
+    "blocks": lambda: VGGBlocks(-2.5, 3.0),
+    "flat 2": lambda: VGGBlocks(-2.5, 3.0, flat=2),
+    "flat 5": lambda: VGGBlocks(-2.5, 3.0, flat=5),
+    "gamma box": lambda: EpsilonGammaBox(-2.5, 3.0),
+    "plus": EpsilonPlus,
+}
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("make", COMPOSITES.values(), ids=COMPOSITES)
+def test_relevance_is_that_of_zennits_own_passes(make, norm):
+    model = Tiny(norm).double().eval()
+    x = _input()
+    with probing(model, _layers(model), x, make()) as probe:
+        seeds = {name: _signed(found) for name, found in probe.outputs.items()}
+        maps = {name: probe.pull(name, seeds[name]) for name in reversed(_layers(model))}
+        again = probe.pull("features.2" if not norm else "features.3", seeds[_layers(model)[0]])
+    assert torch.equal(again, maps[_layers(model)[0]])
+    for name, found in maps.items():
+        trunk = copy.deepcopy(model).features[: int(name.partition(".")[2]) + 1]
+        expected = []
+        for seed in seeds[name]:
+            with Gradient(trunk, make()) as attributor:
+                expected.append(attributor(x, seed[None])[1][0].sum(0))
+        assert found.shape == (3, 40, 48)
+        torch.testing.assert_close(found, torch.stack(expected), rtol=1e-10, atol=1e-10)
+        assert found.abs().amax((1, 2)).min() > 1e-9
+
+
+def test_no_relevance_in_gives_none_out():
+    model = Tiny().eval()
+    name = _layers(model)[2]
+    with probing(model, [name], _input(torch.float32), VGGBlocks(-2.5, 3.0)) as probe:
+        seeds = _signed(probe.outputs[name])
+        seeds[1] = 0
+        maps = probe.pull(name, seeds)
+        assert probe.pull(name, torch.zeros(2, *seeds.shape[1:])).tolist() == torch.zeros(2, 40, 48).tolist()
+    assert [bool(found.any()) for found in maps] == [True, False, True]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_model_is_left_as_it_was(norm, training):
+    model = Tiny(norm).train(training)
+    model.features[0].weight.requires_grad_(False)
+    model.features[1].eval()
+    before = state_of(model)
+    x = _input(torch.float32)
+    with probing(model, _layers(model), x, VGGBlocks(-2.5, 3.0, flat=1)) as probe:
+        assert not model.training
+        for name, found in probe.outputs.items():
+            probe.pull(name, _signed(found))
+    assert state_of(model) == before
+    activations_of(model, _layers(model), x)
+    assert state_of(model) == before
+    assert x.grad is None
+    assert not x.requires_grad
+
+
+class _Custom(BasicHook):
+    pass
+
+
+class _Broken(VGGBlocks):
+    def mapping(self, ctx, name, module):
+        if name == "features.9":
+            raise KeyError("broken")
+        return super().mapping(ctx, name, module)
+
+
+class _Foreign(VGGBlocks):
+    def mapping(self, ctx, name, module):
+        return _Custom() if isinstance(module, nn.ReLU) else super().mapping(ctx, name, module)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_model_is_left_as_it_was_after_errors(norm):
+    model = Tiny(norm, spare=True).train()
+    before, x = state_of(model), _input(torch.float32)
+    first, rules = _layers(model)[0], lambda: VGGBlocks(-2.5, 3.0)
+    with pytest.raises(ZeroDivisionError):
+        with probing(model, [first], x, rules()) as probe:
+            probe.pull(first, _signed(probe.outputs[first]) / (1 // 0))
+    assert state_of(model) == before
+    with pytest.raises(RuntimeError, match="shape"):
+        with probing(model, [first], x, rules()) as probe:
+            probe.pull(first, torch.ones(1, 2, 3, 4))
+    assert state_of(model) == before
+    with pytest.raises(ValueError, match=r"layers \['spare'\] were not used in the forward pass of Tiny"):
+        with probing(model, [first, "spare"], x, rules()):
+            pass
+    assert state_of(model) == before
+    with pytest.raises(AttributeError, match="nowhere"):
+        with probing(model, ["nowhere"], x, rules()):
+            pass
+    assert state_of(model) == before
+    with pytest.raises(ValueError, match="passes can not be shared with this composite, as the rule _Custom"):
+        with probing(model, [first], x, _Foreign(-2.5, 3.0)):
+            pass
+    assert state_of(model) == before
+    with pytest.raises(KeyError, match="broken"):
+        with probing(model, [first], x, _Broken(-2.5, 3.0)):
+            pass
+    assert state_of(model) == before
+    with pytest.raises(ValueError, match=r"layers \['spare'\] were not used"):
+        activations_of(model, ["spare"], x)
+    assert state_of(model) == before
+
+
+def test_activations_are_those_of_a_plain_pass():
+    model, x = Tiny().eval(), _input(torch.float32)
+    names = ["features.0", *_layers(model)[:3]]  # a ReLU writes over what the first puts out
+    found = activations_of(model, names, x)
+    assert model.calls == 0  # nothing beyond the last layer is computed
+    assert sorted(found) == sorted(names)
+    for name in names:
+        plain = x
+        for layer in model.features[: int(name.partition(".")[2]) + 1]:
+            plain = layer(plain.clone())
+        assert torch.equal(found[name], plain)
+        assert not found[name].requires_grad
+    with probing(model, names, x, VGGBlocks(-2.5, 3.0)) as probe:
+        for name in names:
+            torch.testing.assert_close(probe.outputs[name], found[name])
+    assert model.calls == 0
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 4])
+@pytest.mark.parametrize("flat", [0, 2])
+def test_seeds_of_clusters_give_the_heatmaps_of_the_whole_model(block, flat):
+    network = tiny_network()
+    x = network.prepare(torch.rand(1, 3, 40, 48))
+    name = layer_of_block(network.model, block)
+    place = Place(activations_of(network.model, [name], x)[name], x, network.model, name, n_clusters=3)
+    rules = VGGBlocks(network.low, network.high, flat=flat)
+    with probing(network.model, [name], x, rules) as probe:
+        maps = probe.pull(name, neon(place))
+    whole = cluster_features(network.model, name, x, 3)
+    torch.testing.assert_close(place.clusters.head.centroids, whole.head.centroids)
+    with ClusterGradient(whole, Neon(VGGBlocks(network.low, network.high, flat=flat))) as attributor:
+        evidence, relevance = attributor(x)
+    torch.testing.assert_close(place.explained[0], evidence[0], rtol=1e-4, atol=1e-6)
+    scale = float(relevance.sum(2).abs().max())
+    torch.testing.assert_close(maps / scale, relevance[0].sum(1) / scale, rtol=0, atol=1e-4)
+
+
+def test_a_real_network_and_picture():
+    folder = data_folder()
+    network = load_vgg16(folder / "torch" / "hub" / "checkpoints" / "vgg16_features-amdegroot-88682ab5.pth")
+    x = network.prepare(Scenes(folder, size=64, limit=1)[0].picture[None])
+    name = layer_of_block(network.model, 3)
+    with probing(network.model, [name], x, VGGBlocks(network.low, network.high)) as probe:
+        seeds = probe.outputs[name].detach().repeat(2, 1, 1, 1)
+        seeds[1, 5:] = 0
+        maps = probe.pull(name, seeds)
+    trunk = network.model.features[: int(name.partition(".")[2]) + 1]
+    for seed, found in zip(seeds, maps, strict=True):
+        with Gradient(trunk, VGGBlocks(network.low, network.high)) as attributor:
+            expected = attributor(x, seed[None])[1][0].sum(0)
+        scale = float(expected.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-4)

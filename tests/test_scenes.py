@@ -1,0 +1,197 @@
+"""Pictures of PASCAL VOC and their masks, beside torchvision's own reading."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import VOCSegmentation
+
+from tests.conftest import data_folder
+from zennit_neon.evaluation import Scenes
+
+NAMES = ["000032", "2007_000039", "000061"]
+
+
+def write_voc(root, names=NAMES, year="2007", image_set="trainval", sizes=((40, 48),)):
+    """A VOCdevkit of noisy pictures with two objects each, of classes 15 and 9, with borders; returns its folder."""
+    random = np.random.default_rng(0)
+    base = root / "TrainVal" if year == "2011" else root
+    folder = base / "VOCdevkit" / f"VOC{year}"
+    for name in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(names):
+        height, width = sizes[index % len(sizes)]
+        objects = np.zeros((height, width), np.uint8)
+        objects[5:18, 4:20] = 255
+        objects[6:17, 5:19] = 1
+        objects[20 + index : 34, 22:40] = 2
+        picture = (
+            random.uniform(0, 60, (height, width, 3)) + 90 * (objects == 1)[..., None] + 130 * (objects == 2)[..., None]
+        )
+        Image.fromarray(picture.astype(np.uint8)).save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
+        write_labels(folder / "SegmentationObject" / f"{name}.png", objects)
+        classes = np.array([0, 15, 9], np.uint8)[np.where(objects == 255, 0, objects)]
+        write_labels(folder / "SegmentationClass" / f"{name}.png", np.where(objects == 255, 255, classes))
+    lines = "".join(f"{name}\n" for name in names)
+    (folder / "ImageSets" / "Segmentation" / f"{image_set}.txt").write_text(lines)
+    return folder
+
+
+def write_labels(path, labels):
+    """A picture with a palette, as VOC has them."""
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette([(7 * i) % 256 for i in range(768)])
+    assert image.mode == "P"
+    image.save(path)
+
+
+def _labels(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+@pytest.mark.parametrize(
+    ("year", "image_set"), [("2007", "trainval"), ("2007", "test"), ("2012", "val"), ("2011", "train")]
+)
+def test_scenes_are_what_torchvision_reads(tmp_path, year, image_set):
+    folder = write_voc(tmp_path, year=year, image_set=image_set, sizes=[(40, 48), (37, 61)])
+    theirs = VOCSegmentation(tmp_path, year=year, image_set=image_set)
+    classes = Scenes(tmp_path, year, image_set, objects=False, size=None)
+    objects = Scenes(tmp_path, year, image_set, size=None)
+    assert len(classes) == len(theirs) == 3
+    assert classes.names == objects.names == NAMES
+    for index, (picture, labels) in enumerate(theirs):
+        expected = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+        for scene in (classes[index], objects[index]):
+            assert scene.name == NAMES[index]
+            torch.testing.assert_close(scene.picture, expected, atol=1e-7, rtol=0)
+            assert scene.labels.dtype == torch.uint8
+        np.testing.assert_array_equal(classes[index].labels, np.array(labels))
+        np.testing.assert_array_equal(
+            objects[index].labels, _labels(folder / "SegmentationObject" / f"{NAMES[index]}.png")
+        )
+    assert [scene.name for scene in objects] == NAMES
+
+
+def test_real_scenes_are_what_torchvision_reads():
+    root = data_folder()
+    theirs = VOCSegmentation(root, year="2007", image_set="trainval")
+    ours = Scenes(root, "2007", "trainval", objects=False, size=None, limit=3)
+    for (picture, labels), scene in zip(theirs, ours, strict=False):
+        np.testing.assert_array_equal(scene.labels, np.array(labels))
+        np.testing.assert_allclose(scene.picture.permute(1, 2, 0) * 255, np.array(picture), atol=1e-4)
+        assert set(scene.labels.unique().tolist()) <= {*range(21), 255}
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+@pytest.mark.parametrize("size", [64, 16, (96, 32), (40, 48)])
+def test_resized_labels_are_those_of_the_nearest_pixels(tmp_path, size, mode):
+    folder = write_voc(tmp_path)
+    if mode == "L":
+        for path in (folder / "SegmentationObject").iterdir():
+            Image.fromarray(_labels(path)).save(path)
+    height, width = (size, size) if isinstance(size, int) else size
+    for scene in Scenes(tmp_path, size=size):
+        assert scene.picture.shape == (3, height, width)
+        own = _labels(folder / "SegmentationObject" / f"{scene.name}.png")
+        rows = ((np.arange(height) + 0.5) * 40 / height).astype(int)
+        columns = ((np.arange(width) + 0.5) * 48 / width).astype(int)
+        np.testing.assert_array_equal(scene.labels, own[rows][:, columns])
+
+
+@pytest.mark.parametrize("size", [None, 24, (20, 30)])
+def test_shapes_are_known_before_reading(tmp_path, size):
+    write_voc(tmp_path, sizes=[(40, 48), (51, 42)])
+    scenes = Scenes(tmp_path, size=size)
+    assert scenes.shapes == [tuple(scene.picture.shape[1:]) for scene in scenes]
+    assert scenes.shapes == [tuple(scene.labels.shape) for scene in scenes]
+    if size is None:
+        assert scenes.shapes == [(40, 48), (51, 42), (40, 48)]
+
+
+def test_masks_of_a_scene(tmp_path):
+    write_voc(tmp_path)
+    scene = Scenes(tmp_path, size=None)[0]
+    masks, valid = scene.masks()
+    np.testing.assert_array_equal(masks, np.stack([scene.labels == label for label in (0, 1, 2)]))
+    np.testing.assert_array_equal(valid, scene.labels != 255)
+    assert 0 < (~valid).sum() < 100
+    assert len(scene.masks(background=False)[0]) == 2
+    assert len(Scenes(tmp_path, objects=False)[0].masks(background=False)[0]) == 2
+
+
+def test_only_the_first_are_read(tmp_path):
+    write_voc(tmp_path)
+    assert Scenes(tmp_path, limit=2).names == NAMES[:2]
+    assert Scenes(tmp_path, limit=9).names == NAMES
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+        Scenes(tmp_path, limit=0)
+
+
+@pytest.mark.parametrize("year", ["2007", "2011", "2012"])
+def test_any_folder_on_the_way_down_is_a_root(tmp_path, monkeypatch, year):
+    folder = write_voc(tmp_path / "data", year=year)
+    roots = [tmp_path / "data", folder.parent, folder, str(folder), folder.parents[1]]
+    expected = Scenes(tmp_path / "data", year)[0]
+    for root in roots:
+        scenes = Scenes(root, year)
+        assert scenes.names == NAMES
+        assert torch.equal(scenes[0].labels, expected.labels)
+    monkeypatch.chdir(folder.parent)
+    assert Scenes(".", year).names == NAMES
+    assert Scenes(f"VOC{year}", year).names == NAMES
+
+
+def test_links_are_roots_too(tmp_path):
+    folder = write_voc(tmp_path / "data")
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "VOCdevkit"
+    link.symlink_to(folder.parent.rename(tmp_path / "elsewhere"))
+    for root in (link, link.parent, link / "VOC2007"):
+        assert Scenes(root).names == NAMES
+
+
+def test_other_folders_are_refused(tmp_path):
+    folder = write_voc(tmp_path)
+    write_voc(tmp_path, year="2012")
+    (tmp_path / "other").mkdir()
+    for root in (tmp_path / "other", folder / "JPEGImages", tmp_path / "VOCdevkit" / "VOC2012"):
+        with pytest.raises(ValueError, match=f"root must be a folder with VOCdevkit in it, or .* VOC2007, got {root}"):
+            Scenes(root)
+    for root in (tmp_path / "nowhere", folder / "JPEGImages" / f"{NAMES[0]}.jpg"):
+        with pytest.raises(ValueError, match=f"root must be a folder with VOCdevkit in it, got {root}"):
+            Scenes(root)
+
+
+def test_sets_that_are_not_there_are_refused(tmp_path):
+    folder = write_voc(tmp_path)
+    with pytest.raises(
+        ValueError, match="no segmentation of VOC 2007 .val. in .*VOCdevkit/VOC2007 should have .*val.txt"
+    ):
+        Scenes(tmp_path, "2007", "val")
+    with pytest.raises(ValueError, match="no segmentation of VOC 2012 "):
+        Scenes(tmp_path, "2012")
+    with pytest.raises(ValueError, match="Unknown value 'all' for argument image_set"):
+        Scenes(tmp_path, "2007", "all")
+    with pytest.raises(ValueError, match="Unknown value '2006' for argument year"):
+        Scenes(tmp_path, "2006")
+    (folder / "ImageSets" / "Segmentation" / "train.txt").write_text("")
+    with pytest.raises(ValueError, match="VOC 2007 .train. in .* lists no picture"):
+        Scenes(tmp_path, "2007", "train")
+
+
+@pytest.mark.parametrize("size", [None, 32])
+def test_masks_that_do_not_fit_are_refused(tmp_path, size):
+    folder = write_voc(tmp_path)
+    first, second, third = (folder / "SegmentationObject" / f"{name}.png" for name in NAMES)
+    first.unlink()
+    write_labels(second, np.zeros((48, 40)))
+    Image.new("RGB", (48, 40)).save(third)
+    scenes = Scenes(tmp_path, size=size)
+    with pytest.raises(ValueError, match="the masks of 000032.jpg are missing: .*SegmentationObject/000032.png"):
+        scenes[0]
+    with pytest.raises(ValueError, match=r"2007_000039.png has \(40, 48\) pixels, but its picture has \(48, 40\)"):
+        scenes[1]
+    with pytest.raises(ValueError, match="000061.png must be a picture with a palette, got mode RGB"):
+        scenes[2]
+    assert len(list(Scenes(tmp_path, objects=False, size=size))) == 3

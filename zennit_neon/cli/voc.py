@@ -1,0 +1,181 @@
+"""``zennit-neon voc``: how well explanations of clusters match the objects of PASCAL VOC."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .group import check_different
+from .image import size_of
+
+__all__ = ["voc"]
+
+
+@click.command()
+@click.argument("root", metavar="ROOT")
+@click.option("--block", default="1..5", show_default=True, metavar="B", help="Blocks of VGG-16: 3, or 1..5, or 1,3,5.")
+@click.option(
+    "--clusters", default=4, show_default=True, type=click.IntRange(2), metavar="K", help="Heatmaps of a picture."
+)
+@click.option(
+    "--methods",
+    default="neon,fm,lo,masks",
+    show_default=True,
+    metavar="A,B,...",
+    help="neon, fm, lo; masks, evidence, netdissect1, netdissect2, gradient_x_input, ig. With flat rules in the first "
+    "blocks as neon_flat3, smoothed by so many pixels as neon_smooth16.",
+)
+@click.option("--year", default="2007", show_default=True, metavar="Y", help="Year of the data set, 2007 to 2012.")
+@click.option("--image-set", default="trainval", show_default=True, metavar="SET", help="train, val, trainval or test.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
+@click.option(
+    "--masks",
+    default="objects",
+    show_default=True,
+    type=click.Choice(["objects", "classes"]),
+    help="A mask for each object, or for each class.",
+)
+@click.option("--background/--no-background", default=True, show_default=True, help="Whether it counts as an object.")
+@click.option("--size", default="448", show_default=True, metavar="S|HxW|own", help="Size at which pictures are fed.")
+@click.option(
+    "--weights",
+    default="IMAGENET1K_FEATURES",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Weights of VGG-16: torchvision's name of them, or a file with a state dict.",
+)
+@click.option("--normalization", metavar="NAME", help="How the weights of a FILE want pictures, by torchvision's name.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of k-means.")
+@click.option(
+    "--out", metavar="FILE.csv", help="Keep the score of each picture there; a second run continues, and adds to it."
+)
+@click.option("--figure", metavar="FILE", help="Draw S by block and method: .png, .svg or .pdf.")
+@click.option(
+    "--pictures",
+    metavar="FOLDER",
+    help="Draw each picture with its heatmaps and the masks they match, for each method.",
+)
+@click.option("--force", is_flag=True, help="Overwrite the figure, and compute anew what FILE.csv holds.")
+def voc(root: str, **options: Any) -> None:
+    """Match heatmaps of clusters with the masks of objects in PASCAL VOC (Fig. 8 of the paper).
+
+    ROOT is the folder that holds VOCdevkit. Each picture is summarised by K heatmaps at the end of a block, which are
+    matched with its masks; S is their mean cosine similarity, from -1 to 1. The table has means over pictures and
+    their 95 % intervals, then differences to the first method, over the same pictures.
+
+    Example: zennit-neon voc data --block 1..5 --clusters 4 --methods neon,fm,lo,masks --out scores.csv
+    """
+    try:
+        _voc(root, **options)
+    except (ValueError, TypeError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _voc(
+    root: str,
+    block: str,
+    clusters: int,
+    methods: str,
+    year: str,
+    image_set: str,
+    limit: int | None,
+    masks: str,
+    background: bool,
+    size: str,
+    weights: str,
+    normalization: str | None,
+    seed: int,
+    out: str | None,
+    figure: str | None,
+    pictures: str | None,
+    force: bool,
+) -> None:
+    from importlib.util import find_spec
+
+    from ..evaluation import Scenes, match_objects
+    from ..evaluation.summaries import method_of
+    from ..tabular import check_output, write
+    from ..vision import load_vgg16
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    for name in names:
+        method_of(name)
+    blocks = blocks_of(block)
+    if figure is not None:
+        suffix = Path(figure).suffix.lower()
+        if suffix not in (".png", ".jpg", ".jpeg", ".svg", ".pdf"):
+            raise ValueError(f"--figure must end in .png, .jpg, .svg or .pdf, got {figure}")
+    if find_spec("matplotlib") is None and (figure or pictures):
+        raise ValueError("pictures need matplotlib: pip install 'zennit-neon[plot]'")
+    check_different({"--out": out, "--figure": figure, "--pictures": pictures})
+    check_output(out, True)
+    check_output(figure, force)
+    if out is not None and force:
+        Path(out).unlink(missing_ok=True)
+    scenes = Scenes(root, year, image_set, objects=masks == "objects", size=size_of(size), limit=limit)
+    folder = None if pictures is None else Path(pictures)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def file_of(picture: str, block: int, method: str) -> Path:
+        assert folder is not None
+        return folder / f"{picture}_block{block}_{method}.png"
+
+    def draw(scene: Any, block: int, method: str, heatmaps: Any, matching: Any) -> None:
+        from matplotlib import pyplot
+
+        from ..evaluation.panels import panels
+
+        drawn, _ = panels(scene, heatmaps, matching, scene.masks(background)[0])
+        write(file_of(scene.name, block, method), lambda path: drawn.savefig(path, dpi=100))
+        pyplot.close(drawn)
+
+    scores = match_objects(
+        load_vgg16(weights, normalization),
+        scenes,
+        blocks,
+        names,
+        clusters,
+        background=background,
+        random_state=seed,
+        out=out,
+        thresholds=None if out is None else Path(out).with_suffix(".thresholds.npz"),
+        watch=None if folder is None else draw,
+        wanted=None if folder is None else lambda *key: not file_of(*key).exists(),
+        progress=sys.stderr.isatty(),
+    )
+    click.echo(f"{len(scenes)} pictures of VOC {year} ({image_set}), {clusters} heatmaps each, matched with {masks}")
+    click.echo(f"similarity S, mean and 95 % interval over pictures\n{scores.text()}")
+    if len(scores.methods) > 1:
+        click.echo(f"S of {scores.methods[0]} less that of each other, paired\n{scores.text(scores.methods[0])}")
+    click.echo(f"median seconds for a picture and block\n{scores.time.round(2).to_string()}")
+    missing = scores.missing
+    if missing:
+        click.echo(f"without score (no mask, or fewer than {clusters} different features): {missing}", err=True)
+    if out is not None:
+        click.echo(f"wrote {out}", err=True)
+    if figure is not None:
+        drawn, _ = scores.plot()
+        write(figure, lambda path: drawn.savefig(path, dpi=150, format=suffix[1:]))
+        click.echo(f"wrote {figure}", err=True)
+
+
+def blocks_of(text: str) -> list[int]:
+    """Blocks: ``3``, ``1,3,5``, ``1..5`` or ``1-5``.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:(?:\.\.|-)\s*(\d+)\s*)?", part)
+        if match is None or int(match[1]) > int(match[2] or match[1]):
+            raise ValueError(f"--block must be as 3, or 1..5, or 1,3,5, got {text!r}")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(found))
