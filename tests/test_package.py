@@ -35,8 +35,8 @@ WITHIN = {
         ["highlight", "words"],
         ["reading", "bag"],
         ["route"],
-        ["explanation"],
-        ["plot", "tokens"],
+        ["explanation", "encoder"],
+        ["plot", "trunk"],
     ],
     "evaluation": [
         ["flipping", "matching", "ledger", "dissection", "probe"],
