@@ -21,7 +21,9 @@ def data_folder() -> Path:
         pytest.skip(
             "set ZENNIT_NEON_DATA to a folder with uci/<name>.csv (buddymove_holidayiq, hcvdat0, tripadvisor_review, "
             "Sales_Transactions_Dataset_Weekly, 'Wholesale customers data') of the UCI machine learning repository, "
-            "VOCdevkit/VOC2007 of PASCAL VOC, and torch/hub/checkpoints with torchvision's vgg16_features weights"
+            "VOCdevkit/VOC2007 of PASCAL VOC, torch/hub/checkpoints with torchvision's vgg16_features weights, mnist "
+            "with its test files, sklearn with the cache of fetch_20newsgroups, and wordvec with word vectors as .npz "
+            "(words, vectors, perhaps row): glove50_vocab20news and spacymd300_vocab20news"
         )
     return Path(folder)
 

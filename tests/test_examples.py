@@ -20,12 +20,15 @@ FILES = {
     "digits_trunk": (["digits_trunk.png"], []),
     "scan_digits": (["scan_digits.png"], []),
     "vgg_clusters": (["vgg_spiral.png", "vgg_photograph.png", "vgg_dogs.png", "vgg_voc.png"], ["160"]),
+    "sentence_encoder": (["sentence_encoder.html"], []),
     "table_1": (["table_1.csv", "table_1.md", "table_1_bandwidth.md"], ["1", "wine"]),
     "table_1_vgg": (["table_1_vgg.md"], ["2", "PICTURES"]),
     "table_2": (["table_2.md"], ["20"]),
+    "fig_8": (["fig_8.md", "fig_8.png", "fig_8_top.png"], ["SCORES", "VOC", "2", "96"]),
     "fig_9": (["fig_9.png"], ["1", "4"]),
     "fig_10": (["fig_10.png"], ["1", "wine"]),
     "mnist_flipping": (["mnist_flipping.png"], ["10", "1"]),
+    "newsgroups": (["newsgroups.md", "newsgroups_groups.png", "newsgroups_pairs.html"], ["400"]),
 }
 
 
@@ -36,15 +39,18 @@ def test_every_example_is_tested():
 @pytest.mark.parametrize("name", FILES)
 def test_example(name, tmp_path):
     (files, arguments), environment = FILES[name], dict(os.environ)
-    if "vgg" in name:
+    if "vgg" in name or "VOC" in arguments:
         environment["TORCH_HOME"] = str(data_folder() / "torch")
-    if name == "mnist_flipping":
+    if name in ("mnist_flipping", "newsgroups"):
         data_folder()
     if "PICTURES" in arguments:
         pictures = tmp_path / "pictures"
         pictures.mkdir()
         shutil.copy(sorted((data_folder() / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[0], pictures)
         arguments = [str(pictures) if argument == "PICTURES" else argument for argument in arguments]
+    if "VOC" in arguments:
+        places = {"VOC": str(data_folder()), "SCORES": str(tmp_path / "scores.csv")}
+        arguments = [places.get(argument, argument) for argument in arguments]
     out = tmp_path / "out"
     out.mkdir()
     result = subprocess.run(

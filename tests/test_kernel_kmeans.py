@@ -153,3 +153,13 @@ def test_one_cluster_can_not_be_explained():
         neuralize(KernelKMeans(2))
     with pytest.raises(ValueError, match="p must be at least 1, got 0"):
         KernelKMeans(2, gamma=1.0).fit(X).reduce(0)
+
+
+def test_a_single_iteration_keeps_given_labels(rng):
+    X, labels = rng.normal(size=(60, 3)), np.arange(60) % 3
+    model = KernelKMeans(3, init=labels, max_iter=1, random_state=0).fit(X)
+    assert (model.labels_ == labels).all()
+    assert not model.converged_
+    for k, part in enumerate(model.support_vectors_):
+        np.testing.assert_array_equal(part, X[labels == k])
+    assert (KernelKMeans(3, init=labels, random_state=0).fit(X).labels_ != labels).any()

@@ -146,6 +146,9 @@ def test_files_that_are_refused(tmp_path, content, message):
 def test_archives_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is not a file"):
         WordVectors.load(tmp_path / "missing.npz")
+    (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match="damaged.npz is a damaged .npz archive"):
+        WordVectors.load(tmp_path / "damaged.npz")
     np.savez(tmp_path / "other.npz", words=np.array(["cat"]))
     with pytest.raises(ValueError, match="must hold words and vectors"):
         WordVectors.load(tmp_path / "other.npz")

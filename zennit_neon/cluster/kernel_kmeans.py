@@ -45,7 +45,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
     n_init : int
         Starts, of which the one with the smallest inertia is kept. Given labels start once.
     max_iter : int
-        Iterations of a start.
+        Iterations of a start. After a single one the labels are still those that it started from.
     memory : int
         Bytes that the kernel matrix may have; a larger one is computed anew, in blocks, in each iteration.
     random_state : int, RandomState or None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -110,6 +112,8 @@ class WordVectors:
         try:
             words, vectors, rows = _read_npz(path) if is_zip else _read_text(path)
             return cls(words, vectors, rows)
+        except (BadZipFile, zlib.error, EOFError):
+            raise ValueError(f"{path} is a damaged .npz archive") from None
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
 
