@@ -6,16 +6,16 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pandas
 import pytest
-from click.testing import CliRunner
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
+from tests import test_cli
 from tests.conftest import data_folder
+from tests.test_cli import assert_fails
 from zennit_neon import KernelKMeans
-from zennit_neon.cli import main
 from zennit_neon.cli.sentences import SENTENCES
 from zennit_neon.cli.text_report import TextReport
 from zennit_neon.text import WordAverage, WordVectors, explain_text
@@ -28,16 +28,7 @@ ANIMALS, MONEY = (
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, ["text", *(str(argument) for argument in arguments)])
-
-
-def assert_fails(result, hint):
-    """One line on stderr that holds the hint, and exit status 2."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("Error: ")
-    assert hint in result.stderr
+    return test_cli.run("text", *arguments)
 
 
 @pytest.fixture
