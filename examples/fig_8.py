@@ -201,7 +201,7 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=None, size=448
         "",
         "### Time and memory",
         "",
-        "Four clusters of one picture, with all passes shared and with a pass of Zennit's own for each, one after the other:",
+        "Four clusters of one picture, with all passes shared, and with a pass of Zennit's own for each:",
         "",
         *race(scenes, network),
         "",
