@@ -29,7 +29,7 @@ from zennit_neon.picture import smoothed
 from zennit_neon.vision import cluster_features, load_vgg16
 
 BLOCKS = [1, 2, 3, 4, 5]
-ROWS = ["neon", "fm", "lo", "netdissect1", "netdissect2", "masks", "evidence"]
+ROWS = ["neon", "fm", "lo", "netdissect1", "netdissect2", "masks", "evidence", "uniform"]
 FLAT, SMOOTH = [0, 3, 5], [0, 4, 8, 16, 32]
 TOP = "000363"  # the picture that is shown
 
@@ -162,6 +162,8 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=None, size=448
     scores = match_objects(network, scenes, BLOCKS, names, **options)
     some = Scenes(root, size=size, limit=min(3, len(scenes)))
     few = match_objects(network, some, [1, 3], ["neon", "gradient_x_input", "ig"], **options)
+    rows = ["neon", "neon_smooth16", "masks", "masks_smooth16", "uniform"]
+    objects = match_objects(network, scenes, [1, 3], rows, background=False, **options)
     spent = time.perf_counter() - start
     overall, chosen = choice(scores)
     scene, parts = evenness(scenes, network)
@@ -177,6 +179,14 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=None, size=448
         "S of NEON less that of each other, over the same pictures:",
         "",
         table.text("neon"),
+        "",
+        "Without the background, matched with the masks of objects alone:",
+        "",
+        objects.text(),
+        "",
+        "S of uniform heatmaps less that of each other (with the background):",
+        "",
+        table.text("uniform"),
         "",
         "### Smoothing",
         "",

@@ -378,3 +378,12 @@ def test_a_real_picture():
     for i, scene in enumerate(scenes):
         expected = match(explain_picture(scene.picture, network, 3, 4).heatmaps, *scene.masks()).score
         assert found.values[0, 1, i] == pytest.approx(expected, abs=1e-4)
+
+
+def test_uniform_heatmaps_score_the_root_of_the_area(network, scenes):
+    scores = match_objects(network, scenes, [1], ["uniform"])
+    for index, scene in enumerate(scenes):
+        masks, valid = scene.masks()
+        area = (masks & valid).flatten(1).sum(1).double() / valid.sum()
+        assert len(masks) <= 4
+        assert scores.values[0, 0, index] == pytest.approx(float(area.sqrt().mean()), abs=1e-12)

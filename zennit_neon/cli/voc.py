@@ -26,8 +26,8 @@ __all__ = ["voc"]
     default="neon,fm,lo,masks",
     show_default=True,
     metavar="A,B,...",
-    help="neon, fm, lo; masks, evidence, netdissect1, netdissect2, gradient_x_input, ig. With flat rules in the first "
-    "blocks as neon_flat3, smoothed by so many pixels as neon_smooth16.",
+    help="neon, fm, lo; masks, evidence, uniform, netdissect1, netdissect2, gradient_x_input, ig. With flat rules in "
+    "the first blocks as neon_flat3, smoothed by so many pixels as neon_smooth16.",
 )
 @click.option("--year", default="2007", show_default=True, metavar="Y", help="Year of the data set, 2007 to 2012.")
 @click.option("--image-set", default="trainval", show_default=True, metavar="SET", help="train, val, trainval or test.")

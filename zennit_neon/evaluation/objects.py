@@ -63,6 +63,7 @@ def match_objects(
         ``neon`` (the picture's own K clusters at the end of the block, explained), ``fm`` (the K feature maps with the
         largest maximum), ``lo`` (the K locations with the largest activation); each of them with flat rules in the
         first n blocks as ``neon_flat3``; ``masks`` and ``evidence`` of the clusters, upsampled without propagation;
+        ``uniform`` heatmaps, for which S is the root of the area of the masks;
         ``netdissect1`` and ``netdissect2`` (from block 3 on); ``gradient_x_input`` and ``ig`` of the positive evidence.
         All of them also smoothed in the end, by 16 pixels as ``neon_smooth16`` or ``neon_flat3_smooth16``
         (:func:`zennit_neon.picture.smoothed`).

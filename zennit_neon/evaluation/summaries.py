@@ -112,6 +112,11 @@ def evidence(place: Place) -> Tensor:
     return upsampled(place.explained[0].clamp(min=0), place.size)
 
 
+def uniform(place: Place) -> Tensor:
+    """Heatmaps that are the same everywhere: what S gives for nothing."""
+    return place.x.new_ones(place.n_clusters, *place.size)
+
+
 def netdissect1(place: Place) -> Tensor:
     """Thresholded maps of the units that exceed their threshold most."""
     return _segments(place, None)
@@ -142,6 +147,7 @@ SEEDS: dict[str, Callable[[Place], Tensor]] = {"neon": neon, "fm": fm, "lo": lo}
 MAPS: dict[str, Callable[[Place], Tensor]] = {
     "masks": masks,
     "evidence": evidence,
+    "uniform": uniform,
     "netdissect1": netdissect1,
     "netdissect2": netdissect2,
     "gradient_x_input": gradient_x_input,
