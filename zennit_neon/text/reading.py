@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 import math
 import re
@@ -24,7 +25,7 @@ Array = np.ndarray[Any, Any]
 Spans = list[tuple[int, int]]
 
 
-class Reader:
+class Reader(abc.ABC):
     """What texts become before they are clustered.
 
     Attributes
@@ -38,9 +39,9 @@ class Reader:
     words: Array
     averages = False
 
+    @abc.abstractmethod
     def matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Numbers (N, V) of texts."""
-        raise NotImplementedError
 
     def scores(self, text: str, columns: Array, relevance: Array) -> tuple[Spans, Array]:
         """Where the words of a text stand, and the score of each; NaN where a word is out of vocabulary.
@@ -61,9 +62,9 @@ class Reader:
                 scores[word] = share if math.isnan(scores[word]) else scores[word] + share
         return _apart(spans, np.array(scores))
 
+    @abc.abstractmethod
     def grams(self, text: str) -> tuple[Spans, list[tuple[int, int, int]]]:
         """Spans of the words of a text, and of each feature in it the column, the first word, and how many words."""
-        raise NotImplementedError
 
 
 class AverageReader(Reader):
