@@ -231,7 +231,7 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=None, size=448
     print(f"scores that were not kept before took {spent:.0f} s")
     figure, _ = scores.only([name for name in shown if name != "evidence"]).plot()
     figure.savefig(Path(folder) / "fig_8.png", dpi=130)
-    draw_top(scene, network, overall, Path(folder) / "fig_8_top.png")
+    draw_top(scene, network, Path(folder) / "fig_8_top.png")
     pyplot.close("all")
 
 
@@ -246,13 +246,12 @@ def plain(frame):
     return "\n".join(lines)
 
 
-def draw_top(scene, network, method, path):
-    """Heatmaps of one picture, above the masks they match."""
-    flat, smooth = next(key for key, name in NEON.items() if name == method)
+def draw_top(scene, network, path, block=4):
+    """Heatmaps of one picture by the paper's rules, above the masks they match."""
     x = network.prepare(scene.picture[None])
-    model = cluster_features(network.model, 3, x, 4, random_state=0)
-    with ClusterGradient(model, NeonVGG(network.low, network.high, flat=flat)) as attributor:
-        maps = smoothed(attributor(x)[1][0].sum(1), smooth)
+    model = cluster_features(network.model, block, x, 4, random_state=0)
+    with ClusterGradient(model, NeonVGG(network.low, network.high)) as attributor:
+        maps = attributor(x)[1][0].sum(1)
     masks, valid = masks_of(scene.labels, background=True)
     figure, _ = panels(scene, maps, match(maps, masks, valid), masks)
     figure.savefig(path, dpi=110)
