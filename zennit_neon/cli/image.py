@@ -10,7 +10,32 @@ import click
 
 from .group import check_different
 
-__all__ = ["image", "size_of"]
+__all__ = ["feeds_pictures", "image", "size_of"]
+
+#: Options of all commands that feed pictures to VGG-16.
+_OPTIONS = [
+    click.option(
+        "--size", default="448", show_default=True, metavar="S|HxW|own", help="Size at which pictures are fed."
+    ),
+    click.option(
+        "--weights",
+        default="IMAGENET1K_FEATURES",
+        show_default=True,
+        metavar="NAME|FILE",
+        help="Weights of VGG-16: torchvision's name of them, or a file with a state dict.",
+    ),
+    click.option(
+        "--normalization", metavar="NAME", help="How the weights of a FILE want pictures, by torchvision's name."
+    ),
+    click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of k-means."),
+]
+
+
+def feeds_pictures(command: Any) -> Any:
+    """Give a command the options of pictures and network, in this order."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -20,17 +45,8 @@ __all__ = ["image", "size_of"]
 @click.option(
     "--clusters", default=8, show_default=True, type=click.IntRange(2), metavar="K", help="Number of clusters."
 )
-@click.option("--size", default="448", show_default=True, metavar="S|HxW|own", help="Size at which the picture is fed.")
-@click.option(
-    "--weights",
-    default="IMAGENET1K_FEATURES",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="Weights of VGG-16: torchvision's name of them, or a file with a state dict.",
-)
-@click.option("--normalization", metavar="NAME", help="How the weights of a FILE want pictures, by torchvision's name.")
+@feeds_pictures
 @click.option("--beta", type=float, metavar="B", help="Stiffness; by Eq. 3 of the paper if not given.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of k-means.")
 @click.option(
     "--flat", default=0, show_default=True, type=click.IntRange(0), metavar="N", help="Blocks with the flat rule."
 )

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .group import check_different
-from .image import size_of
+from .image import feeds_pictures, size_of
 
 __all__ = ["voc"]
 
@@ -40,16 +40,7 @@ __all__ = ["voc"]
     help="A mask for each object, or for each class.",
 )
 @click.option("--background/--no-background", default=True, show_default=True, help="Whether it counts as an object.")
-@click.option("--size", default="448", show_default=True, metavar="S|HxW|own", help="Size at which pictures are fed.")
-@click.option(
-    "--weights",
-    default="IMAGENET1K_FEATURES",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="Weights of VGG-16: torchvision's name of them, or a file with a state dict.",
-)
-@click.option("--normalization", metavar="NAME", help="How the weights of a FILE want pictures, by torchvision's name.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of k-means.")
+@feeds_pictures
 @click.option(
     "--out", metavar="FILE.csv", help="Keep the score of each picture there; a second run continues, and adds to it."
 )
