@@ -19,7 +19,7 @@ FILES = {
     "any_clustering": (["moons_dbscan.png", "digits_hdbscan.png"], []),
     "digits_trunk": (["digits_trunk.png"], []),
     "scan_digits": (["scan_digits.png"], []),
-    "vgg_clusters": (["vgg_spiral.png", "vgg_photograph.png", "vgg_dogs.png", "vgg_voc.png"], ["160"]),
+    "vgg_clusters": (["vgg_spiral.png", "vgg_photograph.png", "vgg_dogs.png", "vgg_voc.png"], ["96"]),
     "sentence_encoder": (["sentence_encoder.html"], []),
     "table_1": (["table_1.csv", "table_1.md", "table_1_bandwidth.md"], ["1", "wine"]),
     "table_1_vgg": (["table_1_vgg.md"], ["2", "PICTURES"]),
