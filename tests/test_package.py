@@ -16,7 +16,7 @@ LAYERS = [
     ["functional", "affine", "arrays", "tabular", "elbow", "guard", "network", "picture", "pooling"],
     ["layer", "fitting"],
     ["support", "tree", "steps"],
-    ["types", "heads"],
+    ["types", "heads", "encoding"],
     ["rules", "softmax", "kernel", "hierarchy", "terms"],
     ["surrogate", "pruning"],
     ["neuralize", "shared"],

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Table", "complaint", "is_finite"]
+__all__ = ["Columns", "Table", "complaint", "holds_text", "is_finite", "plain"]
 
 #: Numbers in each array of the size of a batch: few enough to stay in the cache of a core (measured: 2**18).
 BATCH_ELEMENTS = 2**18
@@ -42,7 +42,7 @@ class Table:
             X = X.detach()
         elif pandas is not None and isinstance(X, pandas.DataFrame):
             self.kind = "pandas"
-            text = [column for column, kind in X.dtypes.items() if getattr(kind, "kind", "O") not in "fiub"]
+            text = _text(X)
             if text:
                 raise TypeError(f"X must hold numbers, but its columns {text} do not; drop or encode them")
             if X.shape[1] == 0:
@@ -116,8 +116,13 @@ class Table:
         """Return what was computed from the batch at ``place`` if it is finite, else ``ValueError``."""
         if not is_finite(values):
             batch = self.read(place.start, place.stop)
-            raise ValueError(complaint("X", batch, values.dtype, place.start, self.names))
+            raise ValueError(complaint("X", batch, values.dtype, place.start, self.read_names))
         return values
+
+    @property
+    def read_names(self) -> list[str] | None:
+        """Names of the features as they are read."""
+        return self.names
 
     def empty(self, shape: tuple[int, ...]) -> Tensor:
         """Room for a result of the kind and dtype of X."""
@@ -138,6 +143,52 @@ class Table:
         return result if self.kind == "torch" else result.numpy()
 
 
+class Columns(Table):
+    """A table of any columns, read as the numbers (N, m) that ``encoding`` makes of them (float64).
+
+    Parameters
+    ----------
+    X : ndarray or DataFrame, shape (N, d), or Tensor
+    encoding : Encoding
+    """
+
+    def __init__(self, X: Any, encoding: Any):
+        self.encoding, self.X, self.shape = encoding, X, tuple(X.shape)
+        self.names, self.kind = None, "torch" if isinstance(X, Tensor) else "numpy"
+        self.dtype = np.dtype(np.float64)
+        if hasattr(X, "iloc"):
+            self.kind, self.names = "pandas", [str(column) for column in X.columns]
+
+    @property
+    def read_names(self) -> list[str] | None:
+        """The column of each number."""
+        names = self.names or [str(j) for j in range(self.shape[1])]
+        return [names[j] for j in self.encoding.source]
+
+    def batch_size(self, width: int) -> int:
+        """As many rows as keep each array of a batch small."""
+        return super().batch_size(max(width, len(self.encoding.source)))
+
+    def read(self, start: int, stop: int, like: Tensor | None = None, cast: bool = False) -> Tensor:
+        """Numbers of the rows from ``start`` to ``stop``."""
+        return torch.from_numpy(self.encoding(plain(self.X[start:stop])))
+
+    def pooled(self, relevance: Tensor) -> Tensor:
+        """Relevance of the columns from that of the numbers."""
+        pooled: Tensor = self.encoding.pooled(relevance, self.shape[1])
+        return pooled
+
+
+def holds_text(X: Any) -> bool:
+    """Whether some columns of an array or DataFrame are no numbers."""
+    return bool(_text(X)) if hasattr(X, "dtypes") else np.asarray(X).dtype.kind not in "fiub"
+
+
+def plain(X: Any) -> Any:
+    """Points as scikit-learn takes them: a tensor as an array, all else as it is."""
+    return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+
+
 def is_finite(values: Tensor) -> bool:
     """Whether all numbers are finite; their sum tells it in one pass unless it overflows itself."""
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
@@ -155,6 +206,11 @@ def complaint(name: str, x: Tensor, dtype: torch.dtype, first: int = 0, names: S
         f"{name} must be finite, but it has NaN or infinite values in {len(rows)} or more rows "
         f"(first in row {first + int(rows[0])}; features {where})"
     )
+
+
+def _text(frame: Any) -> list[Any]:
+    """Columns of a DataFrame that do not hold numbers."""
+    return [column for column, kind in frame.dtypes.items() if getattr(kind, "kind", "O") not in "fiub"]
 
 
 def _float_type(dtype: Any) -> np.dtype[Any]:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from . import functional
-from .arrays import Table
+from .arrays import Columns, Table, plain
+from .encoding import encode
 from .heads import Head
-from .neuralize import neuralize, noise_of
-from .routes import Closed, Question, Trunk
+from .neuralize import behind, neuralize, noise_of
+from .routes import Closed, Encoded, Question, Trunk
 
 if TYPE_CHECKING:
     import pandas
@@ -47,9 +48,12 @@ def explain(
     ----------
     model
         Anything that :func:`~zennit_neon.neuralize` takes (a fitted estimator or Pipeline, centroids, labels of X, a
-        head), or a ``torch.nn.Module`` that ends in one head, together with ``composite``.
+        head), or a ``torch.nn.Module`` that ends in one head, together with ``composite``. The first steps of a
+        Pipeline may also work column by column (``OneHotEncoder``, ``SimpleImputer``, ``PowerTransformer``, ...), with
+        a ``ColumnTransformer`` or without: relevance of the numbers that they make of a column is summed.
     X : ndarray, Tensor or DataFrame, shape (N, d) or (N, d, ...)
-        Points to explain. Every location of (N, d, ...) is a point.
+        Points to explain. Every location of (N, d, ...) is a point. Columns of a DataFrame may hold text where a step
+        of the Pipeline encodes or drops them.
     cluster : int or sequence of int, optional
         Explain this cluster for every point (or one for each point); by default the one a point is assigned to.
     competitor : int, optional
@@ -109,14 +113,13 @@ def explain(
         raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
     has_head = isinstance(model, nn.Module) and any(isinstance(part, Head) for part in model.modules())
     is_trunk = composite is not None or (has_head and not isinstance(model, Head))
-    table = Table(X)
     route: Closed
     if is_trunk:
-        route = trunk = Trunk(model, composite, table, batch_size, progress)
+        route = trunk = Trunk(model, composite, Table(X), batch_size, progress)
         competitor = trunk.composite.competitor if competitor is None else competitor
     else:
-        route = Closed(neuralize(model, X, progress=progress), table, batch_size, progress)
-    head = route.head
+        route = _closed(model, X, batch_size, progress)
+    head, table = route.head, route.table
     check_fidelity(head, min_fidelity)
     competitor = None if competitor is None else int(cluster_ids(competitor, "competitor", head, ()))
     chosen = None if cluster is None else cluster_ids(cluster, "cluster", head, route.shape)
@@ -146,6 +149,19 @@ def explain(
         return explanation
     noise = noise_of(model, X)
     return explanation if noise is None else explanation.with_noise(noise)
+
+
+def _closed(model: Any, X: Any, batch_size: int | None, progress: bool) -> Closed:
+    """The closed form of a clustering, behind an encoding of the columns of X where its Pipeline begins with one."""
+    points = plain(X)
+    found = encode(model, points) if hasattr(model, "steps") and np.ndim(points) == 2 else None
+    if found is None:
+        table = Table(X)
+        return Closed(neuralize(model, X, progress=progress), table, batch_size, progress)
+    encoding, steps = found
+    columns = Columns(X, encoding)
+    columns.check_names(getattr(model, "feature_names_in_", None))
+    return Encoded(behind(model, X, steps, progress), columns, batch_size, progress)
 
 
 def check_fidelity(head: Head, least: float) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from .affine import Affine, InexactError
-from .arrays import Table
+from .affine import Affine, InexactError, RowNorm
+from .arrays import Table, plain
 from .heads import Head, NeuralizedKMeans
 from .hierarchy import NeuralizedHierarchy
 from .kernel import NeuralizedKernelKMeans
@@ -19,7 +19,7 @@ from .softmax import NeuralizedSoftmax
 from .steps import Adapters, fitted, lookup, steps_of
 from .surrogate import groups, surrogate
 
-__all__ = ["neuralize", "centers_of", "noise_of"]
+__all__ = ["behind", "neuralize", "centers_of", "noise_of"]
 
 
 def neuralize(
@@ -44,8 +44,9 @@ def neuralize(
         - a fitted scikit-learn ``KMeans``, ``MiniBatchKMeans``, ``MeanShift``, ``AffinityPropagation`` (euclidean) or
           ``NearestCentroid`` (euclidean, uniform priors);
         - a fitted ``Pipeline`` that ends in one of them, whose other steps are affine (``StandardScaler``,
-          ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA``, ``TruncatedSVD``, feature selection) or a
-          ``Normalizer``. Relevance then belongs to the features that go into the pipeline;
+          ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA``, ``TruncatedSVD``, feature selection, a
+          ``ColumnTransformer`` of these) or a ``Normalizer``. Relevance then belongs to the features that go into the
+          pipeline;
         - a fitted ``Birch`` (the nearest of its subclusters), ``BisectingKMeans`` (all splits on the way to a leaf), or
           a ``GaussianMixture`` whose components have one covariance (``covariance_type="tied"``);
         - a fitted :class:`~zennit_neon.KernelKMeans`, best after ``reduce``;
@@ -136,6 +137,11 @@ def neuralize(
             raise ValueError(
                 f"{error}. With the points, neuralize(clustering, X), its labels are explained through a network "
                 "whose fidelity to them is measured"
+                + (
+                    "; explain(pipeline, X) takes steps that work column by column"
+                    if hasattr(clustering, "steps")
+                    else ""
+                )
             ) from None
     except TypeError:
         if X is None or not hasattr(clustering, "labels_"):
@@ -167,7 +173,7 @@ def _are_labels(clustering: Any) -> bool:
 
 def _labels_of(clustering: Any, X: Any) -> Any:
     """Labels of points: predicted where the clustering can, else those that it was fitted with."""
-    rows = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+    rows = plain(X)
     last = clustering
     while hasattr(last, "steps"):
         last = last.steps[-1][1]
@@ -191,13 +197,26 @@ def _labels_of(clustering: Any, X: Any) -> Any:
 def _pipeline_surrogate(pipeline: Any, X: Any, fit: Callable[[Any, Any], Head]) -> Head:
     """Labels at the end of a Pipeline, explained in the space that was clustered and seen from its input."""
     steps = steps_of(pipeline)
-    rows = X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+    rows = plain(X)
     points = rows if len(pipeline.steps) == 1 else pipeline[:-1].transform(rows)
     last = pipeline.steps[-1][1]
     head = _pipeline_surrogate(last, points, fit) if hasattr(last, "steps") else fit(_labels_of(pipeline, X), points)
     head = head.after(steps) if steps else head
     names = Table(X).names
     head.feature_names = None if names is None else tuple(names)
+    return head
+
+
+def behind(pipeline: Any, X: Any, steps: list[Affine | RowNorm], progress: bool = False) -> Head:
+    """The clustering at the end of a Pipeline, seen from before ``steps``, whatever comes before those."""
+    last = pipeline.steps[-1][1]
+    try:
+        head = _to_head(last)
+    except (InexactError, TypeError):
+        points = pipeline[:-1].transform(plain(X))
+        head = neuralize(last, points.toarray() if hasattr(points, "toarray") else points, progress=progress)
+    head = head.after(steps)
+    head.feature_names = None
     return head
 
 

@@ -335,6 +335,8 @@ def _at_least_one(value: Any, name: str) -> int:
 
 def number(value: Any) -> str:
     """Write a number with four digits, and without an exponent as long as it is not long."""
+    if isinstance(value, str):
+        return shorten(value)
     if isinstance(value, (bool, np.bool_, int, np.integer)):
         return str(value)
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"

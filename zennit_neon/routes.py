@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from zennit.attribution import Gradient
 from zennit.core import Composite
 
-from .arrays import Table
+from .arrays import Columns, Table
 from .composites import Neon
 from .functional import Contest
 from .heads import Head, stiffness
 
-__all__ = ["Closed", "Question", "Trunk"]
+__all__ = ["Closed", "Encoded", "Question", "Trunk"]
 
 #: What calibration keeps so that it is not computed twice (numbers; 16 MB in float32).
 KEPT = 2**22
@@ -171,6 +171,21 @@ class Closed:
         if len(shape) > 1:
             relevance = relevance.view(*shape, -1).movedim(-1, 1)
         return relevance, evidence.view(shape), own.view(shape)
+
+
+class Encoded(Closed):
+    """Relevance of the columns of a table that are encoded, column by column, before they reach the head."""
+
+    table: Columns
+
+    def check(self) -> None:
+        """The estimator that encodes the table has to know whether it can."""
+
+    def _explain(
+        self, place: slice, x: Tensor, cluster: Tensor | None, question: Question, out: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        relevance, evidence, own = super()._explain(place, x, cluster, question, x.new_empty(0))
+        return self.table.pooled(relevance), evidence, own
 
 
 class Trunk(Closed):

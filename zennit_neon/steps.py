@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from .affine import Affine, InexactError, RowNorm
 
-__all__ = ["Adapters", "affine_step", "fitted", "lookup", "steps_of"]
+__all__ = ["Adapters", "Block", "affine_step", "blocks_of", "fitted", "lookup", "side_by_side", "steps_of"]
 
+Array = np.ndarray[Any, Any]
 Made = TypeVar("Made")
 Adapters = dict[tuple[str, str], Callable[[Any], Made]]
 
@@ -63,12 +66,84 @@ def steps_of(pipeline: Any) -> list[Affine | RowNorm]:
     return [step for name, transformer in pipeline.steps[:-1] if (step := _named_step(name, transformer)) is not None]
 
 
-def _named_step(name: str, transformer: Any) -> Affine | RowNorm | None:
+def _named_step(name: str, transformer: Any, whole: str = "step {} of the Pipeline") -> Affine | RowNorm | None:
     try:
         return affine_step(transformer)
     except ValueError as error:
         kind = InexactError if isinstance(error, InexactError) else ValueError
-        raise kind(f"step {name!r} of the Pipeline: {error}") from None
+        raise kind(f"{whole.format(repr(name))}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A transformer that works on some columns, beside others.
+
+    Parameters
+    ----------
+    name : str
+    transformer
+    columns : ndarray of int, shape (m,)
+        The columns that it takes; one may be there twice.
+    weight : float
+        Its outputs are multiplied by it.
+    single : bool
+        It takes its only column as a list of values rather than as a table.
+    """
+
+    name: str
+    transformer: Any
+    columns: Array
+    weight: float = 1.0
+    single: bool = False
+
+
+def blocks_of(step: Any) -> Iterator[Block]:
+    """Transformers of a ColumnTransformer or FeatureUnion in the order of their outputs, without dropped ones."""
+    size, weights = fitted(step, "n_features_in_"), step.transformer_weights or {}
+    whole = slice(None)
+    union = [(name, part, whole) for name, part in getattr(step, "transformer_list", [])]
+    for name, part, columns in union or fitted(step, "transformers_"):
+        places = _places(columns, size, getattr(step, "feature_names_in_", None))
+        if len(places) and not (isinstance(part, str) and part == "drop"):
+            yield Block(name, part, places, weights.get(name, 1.0), np.isscalar(columns))
+
+
+def _places(columns: Any, size: int, names: Any) -> Array:
+    """Columns as numbers, from numbers, a slice, a mask, or names."""
+    if isinstance(columns, slice):
+        if any(isinstance(edge, str) for edge in (columns.start, columns.stop)):
+            # of names, the last is part of the slice
+            start, stop = (edge if edge is None else list(names).index(edge) for edge in (columns.start, columns.stop))
+            columns = slice(start, None if stop is None else stop + 1, columns.step)
+        return np.arange(size)[columns]
+    chosen = np.atleast_1d(np.asarray(columns))
+    if chosen.dtype.kind in "OUS" and len(chosen):
+        order = {name: place for place, name in enumerate(names)}
+        return np.array([order[name] for name in chosen])
+    return np.arange(size)[chosen if len(chosen) else []]
+
+
+def side_by_side(parts: Sequence[tuple[Affine, Array, float]], size: int) -> Affine:
+    """Affine maps of some columns each, times a number each, as one map of ``size`` columns.
+
+    Raises
+    ------
+    InexactError
+        If a column is used twice, so that not every point of the clustered space has a pre-image.
+    """
+    linear = torch.zeros(sum(part.out_features for part, _, _ in parts), size, dtype=torch.float64)
+    inverse, offset, origin = torch.zeros_like(linear.t()), linear.new_zeros(len(linear)), linear.new_zeros(size)
+    used = np.concatenate([columns for _, columns, _ in parts])
+    if len(np.unique(used)) < len(used):
+        raise InexactError("a column goes through more than one of its transformers")
+    stop = 0
+    for part, columns, weight in parts:
+        start, stop = stop, stop + part.out_features
+        rows, places = torch.arange(start, stop)[:, None], torch.from_numpy(columns)
+        linear[rows, places] = weight * (part.linear.diag() if part.diagonal else part.linear)
+        inverse[places[:, None], rows.t()] = (part.inverse.diag() if part.diagonal else part.inverse) / (weight or 1.0)
+        offset[start:stop], origin[places] = weight * part.offset, part.origin
+    return Affine(linear, offset, inverse, origin)
 
 
 def _standard_scaler(step: Any) -> Affine:
@@ -140,6 +215,20 @@ def _pipeline_step(step: Any) -> Affine | RowNorm | None:
     return whole
 
 
+def _column_transformer(step: Any) -> Affine:
+    parts, size = [], fitted(step, "n_features_in_")
+    for block in blocks_of(step):
+        part = _named_step(block.name, block.transformer, f"{{}} of the {type(step).__name__}")
+        if isinstance(part, RowNorm):
+            raise InexactError(
+                f"{block.name!r} of the {type(step).__name__} divides some of the features by their norm"
+            )
+        parts.append((Affine(np.ones(len(block.columns))) if part is None else part, block.columns, block.weight))
+    if not parts:
+        raise ValueError(f"{type(step).__name__} gives no features")
+    return side_by_side(parts, size)
+
+
 _STEPS: Adapters[Affine | RowNorm | None] = {
     ("sklearn", "StandardScaler"): _standard_scaler,
     ("sklearn", "MinMaxScaler"): _min_max_scaler,
@@ -152,4 +241,6 @@ _STEPS: Adapters[Affine | RowNorm | None] = {
     ("sklearn", "SelectorMixin"): _selector,
     ("sklearn", "FunctionTransformer"): _function_transformer,
     ("sklearn", "Pipeline"): _pipeline_step,
+    ("sklearn", "ColumnTransformer"): _column_transformer,
+    ("sklearn", "FeatureUnion"): _column_transformer,
 }
