@@ -197,6 +197,20 @@ def test_bent_columns_of_numbers(name, behind, like):
     assert np.allclose(np.asarray(e.relevance), np.asarray(made.relevance).reshape(90, 4, each).sum(2), atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_results_have_the_dtype_of_the_table(dtype):
+    X = torch.rand(60, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    pipeline = make_pipeline(PowerTransformer(), KMeans(3, n_init=2, random_state=0)).fit(X.double().numpy())
+    e = explain(pipeline, X)
+    assert e.relevance.dtype == e.evidence.dtype == dtype
+    if dtype == torch.float32:
+        assert explain(pipeline, X.numpy()).relevance.dtype == np.float32
+        frame = pandas.DataFrame(X.numpy())
+        assert (explain(pipeline, frame).relevance.dtypes == np.float32).all()
+    with pytest.raises(TypeError, match="floating point"):
+        explain(pipeline, X.int())
+
+
 def test_affine_columns_are_a_head(people):
     frame = people[["age", "income", "visits"]].fillna(40.0)
     before = ColumnTransformer(

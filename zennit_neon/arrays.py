@@ -144,7 +144,7 @@ class Table:
 
 
 class Columns(Table):
-    """A table of any columns, read as the numbers (N, m) that ``encoding`` makes of them (float64).
+    """A table of any columns, read as the numbers (N, m), float64, that ``encoding`` makes of them.
 
     Parameters
     ----------
@@ -153,11 +153,13 @@ class Columns(Table):
     """
 
     def __init__(self, X: Any, encoding: Any):
-        self.encoding, self.X, self.shape = encoding, X, tuple(X.shape)
-        self.names, self.kind = None, "torch" if isinstance(X, Tensor) else "numpy"
-        self.dtype = np.dtype(np.float64)
-        if hasattr(X, "iloc"):
-            self.kind, self.names = "pandas", [str(column) for column in X.columns]
+        self.encoding = encoding
+        if not holds_text(X):
+            super().__init__(X)
+            return
+        self.X, self.shape, self.dtype = X, tuple(X.shape), np.dtype(np.float64)
+        frame = hasattr(X, "iloc")
+        self.kind, self.names = ("pandas", [str(column) for column in X.columns]) if frame else ("numpy", None)
 
     @property
     def read_names(self) -> list[str] | None:
@@ -181,12 +183,17 @@ class Columns(Table):
 
 def holds_text(X: Any) -> bool:
     """Whether some columns of an array or DataFrame are no numbers."""
+    if isinstance(X, Tensor):
+        return False
     return bool(_text(X)) if hasattr(X, "dtypes") else np.asarray(X).dtype.kind not in "fiub"
 
 
 def plain(X: Any) -> Any:
     """Points as scikit-learn takes them: a tensor as an array, all else as it is."""
-    return X.detach().cpu().numpy() if isinstance(X, Tensor) else X
+    if not isinstance(X, Tensor):
+        return X
+    X = X.detach().cpu()
+    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()
 
 
 def is_finite(values: Tensor) -> bool:

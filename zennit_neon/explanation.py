@@ -153,8 +153,7 @@ def explain(
 
 def _closed(model: Any, X: Any, batch_size: int | None, progress: bool) -> Closed:
     """The closed form of a clustering, behind an encoding of the columns of X where its Pipeline begins with one."""
-    points = plain(X)
-    found = encode(model, points) if hasattr(model, "steps") and np.ndim(points) == 2 else None
+    found = encode(model, plain(X)) if hasattr(model, "steps") and len(getattr(X, "shape", ())) == 2 else None
     if found is None:
         table = Table(X)
         return Closed(neuralize(model, X, progress=progress), table, batch_size, progress)
@@ -362,10 +361,7 @@ class Explanation:
 
 
 def _array(values: Any) -> np.ndarray[Any, Any]:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    return np.asarray(values)
+    return np.asarray(plain(values))
 
 
 def cluster_ids(value: Any, name: str, head: Head, shape: tuple[int, ...]) -> Tensor:
