@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Columns", "Table", "complaint", "holds_text", "is_finite", "plain"]
+__all__ = ["Columns", "Table", "at_least", "complaint", "holds_text", "is_finite", "plain", "whole"]
 
 #: Numbers in each array of the size of a batch: few enough to stay in the cache of a core (measured: 2**18).
 BATCH_ELEMENTS = 2**18
@@ -91,8 +92,7 @@ class Table:
         self, size: int, progress: bool, title: str, like: Tensor | None = None, cast: bool = False
     ) -> Iterator[tuple[slice, Tensor]]:
         """Batches of X, as :meth:`read` reads them, with their place in X."""
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {size}")
+        size = at_least(size, "batch_size")
         with contextlib.ExitStack() as stack:
             bar = None
             if progress:
@@ -179,6 +179,24 @@ class Columns(Table):
         """Relevance of the columns from that of the numbers."""
         pooled: Tensor = self.encoding.pooled(relevance, self.shape[1])
         return pooled
+
+
+def whole(value: Any, name: str) -> int:
+    """A whole number, or ``TypeError`` that names the argument."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+
+
+def at_least(value: Any, name: str, least: int = 1) -> int:
+    """A whole number that is not below ``least``; ``TypeError`` or ``ValueError`` that names the argument."""
+    number = whole(value, name)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
 
 
 def holds_text(X: Any) -> bool:

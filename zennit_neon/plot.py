@@ -6,14 +6,13 @@ that is made here (``ax=None``) has a size that fits its content.
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arrays import Table
+from .arrays import Table, at_least, whole
 from .explanation import Explanation, explain
 from .heads import Head
 from .layer import CentroidContrast, CentroidEvidence
@@ -75,7 +74,7 @@ def point(explanation: Explanation, index: int, ax: Axes | None = None, max_feat
     """
     relevance, values = _row(explanation, index)
     order = np.argsort(-np.abs(relevance), kind="stable")
-    bars_of_their_own = _at_least_one(max_features, "max_features")
+    bars_of_their_own = at_least(max_features, "max_features")
     if len(order) == bars_of_their_own + 1:  # a single other feature has room for its name
         bars_of_their_own += 1
     shown, rest = np.split(order, [bars_of_their_own])
@@ -127,7 +126,7 @@ def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int
     assigned = _array(explanation.cluster).ravel().astype(np.int64)
     count = np.bincount(assigned[assigned >= 0], minlength=explanation.n_clusters)
     largest = np.abs(np.nan_to_num(mean)).max(0)
-    chosen = np.sort(np.argsort(-largest, kind="stable")[: _at_least_one(max_features, "max_features")])
+    chosen = np.sort(np.argsort(-largest, kind="stable")[: at_least(max_features, "max_features")])
     names = [shorten(str(name)) for name in summary.columns[chosen]]
     figure, ax = figure_of(ax, clusters_size(len(mean), names))
     limit = float(largest.max()) or 1.0
@@ -190,8 +189,8 @@ def plane(
     table = Table(X)
     if table.shape[1:] != (2,) or not len(table):
         raise ValueError(f"X must have shape (N, 2) with at least one point, got {table.shape}")
-    resolution = _whole(resolution, "resolution")
-    arrows = _whole(arrows, "arrows")
+    resolution = whole(resolution, "resolution")
+    arrows = whole(arrows, "arrows")
     if resolution < 2 or arrows < 0:
         raise ValueError(f"resolution must be at least 2 and arrows at least 0, got {resolution} and {arrows}")
     head = neuralize(model, X)
@@ -277,7 +276,7 @@ def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:
     table = explanation._route.table
     if len(table.shape) != 2:
         raise ValueError(f"explanation must be of points (N, d), got one of shape {table.shape}")
-    place = _whole(index, "index")
+    place = whole(index, "index")
     if not 0 <= place < len(table):
         raise ValueError(f"index must be from 0 to {len(table) - 1}, got {place}: {len(table)} points were explained")
     if int(explanation.cluster[place]) < 0:
@@ -317,20 +316,6 @@ def _array(values: Any) -> Array:
     if isinstance(values, Tensor):
         return values.detach().to("cpu", torch.float64).numpy()
     return np.asarray(values, dtype=np.float64)
-
-
-def _whole(value: Any, name: str) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-
-
-def _at_least_one(value: Any, name: str) -> int:
-    whole = _whole(value, name)
-    if whole < 1:
-        raise ValueError(f"{name} must be at least 1, got {whole}")
-    return whole
 
 
 def number(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .affine import Affine
-from .arrays import Table
+from .arrays import Table, at_least
 from .kernel import NeuralizedKernelKMeans
 
 __all__ = ["Fidelity", "groups", "surrogate"]
@@ -197,12 +196,7 @@ def surrogate(
     table = Table(X)
     if len(table.shape) != 2:
         raise ValueError(f"X must have shape (N, d) for labels to be explained on it, got {table.shape}")
-    try:
-        support = operator.index(support)
-    except TypeError:
-        raise TypeError(f"support must be a whole number, got {support!r}") from None
-    if support < 1:
-        raise ValueError(f"support must be at least 1, got {support}")
+    support = at_least(support, "support")
     if not 0 < test_size < 1:
         raise ValueError(f"test_size must be between 0 and 1, got {test_size}")
     own, names = groups(labels, len(table))
