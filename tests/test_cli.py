@@ -1,5 +1,7 @@
 """The command line, as its user meets it."""
 
+import errno
+
 import numpy as np
 import pandas
 import pytest
@@ -120,7 +122,7 @@ def test_evaluate_prints_the_table_of_methods(blobs, tmp_path):
     [
         (["--methods", "random,magic"], "--methods must be some of random, square_difference"),
         (["--repeats", 0], "--repeats"),
-        (["--plot", "x.html"], "--plot must end in .png, .svg or .pdf, got x.html"),
+        (["--plot", "x.html"], "--plot must end in .png, .jpg, .jpeg, .svg or .pdf, got x.html"),
         (["--bandwidth", -1], "bandwidth must be a number above 0, got -1.0"),
         (["--beta", -1], "beta must be a number of at least 0"),
     ],
@@ -317,6 +319,7 @@ def test_flat_blocks_and_smoothing(picture, weights, tmp_path):
         (["--block", 6], "block must be from 1 to 5"),
         (["--layer", "features.99"], "layer must be the name of a layer"),
         (["--size", "big"], "--size must be a number, HEIGHTxWIDTH or 'own', got 'big'"),
+        (["--size", "448x"], "--size must be a number, HEIGHTxWIDTH or 'own', got '448x'"),
         (["--size", "0"], "size"),
         (["--clusters", 1], "1 is not in the range x>=2"),
         (["--clusters", 500], "n_clusters must be at most the number of locations"),
@@ -358,3 +361,22 @@ def test_weights_that_can_not_be_had_are_one_line(picture, tmp_path, monkeypatch
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "can not be downloaded (no network)" in result.stderr.splitlines()[-1]
+
+
+def test_support_reaches_the_network_that_is_evaluated(blobs):
+    few, many = (
+        run("evaluate", blobs, "--index", "id", "--model", "dbscan", "--eps", 1, "--methods", "neon", "--support", n)
+        for n in (1, 20)
+    )
+    assert few.exit_code == many.exit_code == 0, few.output
+    assert few.stdout != many.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch):
+    def gone(*arguments, **options):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("zennit_neon.cli.table._explain", gone)
+    result = run("explain")
+    assert result.exit_code == 1
+    assert result.stderr == ""

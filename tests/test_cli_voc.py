@@ -94,6 +94,24 @@ def test_figure_and_pictures(network, root, tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
+def test_pictures_of_other_settings_are_drawn_again(network, root, tmp_path):
+    folder, out = tmp_path / "pictures", tmp_path / "scores.csv"
+    path = folder / f"{NAMES[0]}_block1_masks.png"
+
+    def drawn(*options):
+        result = voc(root, "--methods", "masks", "--out", out, "--pictures", folder, *options)
+        assert result.exit_code == 0, result.output
+        return path.read_bytes()
+
+    four = drawn()
+    two = drawn("--clusters", 2)
+    assert two != four
+    assert drawn() == four
+    time = path.stat().st_mtime_ns
+    assert drawn() == four
+    assert path.stat().st_mtime_ns == time
+
+
 def test_pictures_without_score_are_named(network, root):
     for kind in ("SegmentationClass", "SegmentationObject"):
         path = root / "VOCdevkit/VOC2007" / kind / f"{NAMES[0]}.png"
@@ -168,6 +186,31 @@ def test_a_file_of_something_else_stays(network, root, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [
+        ["nowhere"],
+        ["--block", "9"],
+        ["--methods", ","],
+        ["--methods", "magic"],
+        ["--weights", "nothing.pth"],
+        ["--year", "1999"],
+        ["--size", "0"],
+        ["--pictures", "scores.csv"],
+    ],
+)
+def test_results_are_not_overwritten_before_there_can_be_others(root, tmp_path, monkeypatch, wrong):
+    monkeypatch.chdir(tmp_path)
+    if "--weights" not in wrong:
+        monkeypatch.setattr("zennit_neon.vision.load_vgg16", lambda *_: tiny_network())
+    out = tmp_path / "scores.csv"
+    out.write_text("mine")
+    place = [tmp_path / "nowhere"] if wrong == ["nowhere"] else [root, *wrong]
+    result = run("voc", *place, "--out", out, "--force")
+    assert result.exit_code == 2
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
     ("text", "blocks"),
     [("3", [3]), ("1..5", [1, 2, 3, 4, 5]), ("2-4", [2, 3, 4]), ("5, 1,1", [5, 1]), ("1..2,2..3", [1, 2, 3])],
 )
@@ -187,7 +230,7 @@ def test_panels_show_pairs_first(root):
     assert [ax.get_title() for ax in axes[1, 1 : 1 + len(masks)]] == ["1.00"] * len(masks)
     assert axes[0, -1].get_title() == "heatmap 0"
     assert not axes[1, -1].axison
-    assert figure.axes
+    figure.canvas.draw()
 
 
 def test_real_pictures(monkeypatch):

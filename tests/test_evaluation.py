@@ -550,6 +550,14 @@ def test_table_and_difference_are_means_with_their_errors():
     assert error == pytest.approx(np.std(each, ddof=1) / math.sqrt(20))
     assert result.difference("random", "neon") == pytest.approx((-gap, error))
     assert result.difference("neon", "neon") == (0.0, 0.0)
+    with pytest.raises(ValueError, match="method must be among random, neon, got 'lime'"):
+        result.difference("neon", "lime")
+
+
+def test_numbers_of_numpy_and_generators_are_taken():
+    plain = evaluate(HEAD, X, ["neon", "random"], repeats=2, fill=0.0)
+    other = evaluate(HEAD, X, (name for name in ["neon", "random"]), repeats=np.int64(2), fill=np.float32(0))
+    assert np.array_equal(other.auc, plain.auc)
 
 
 def test_one_repeat_or_point_has_no_error(wine, recwarn):
@@ -640,6 +648,8 @@ def _nan(X):
         ({"methods": {"a": lambda m, x, c: x / 0}}, ValueError, "must give finite relevance"),
         ({"repeats": 0}, ValueError, "repeats must be at least 1, got 0"),
         ({"repeats": -3}, ValueError, "repeats must be at least 1, got -3"),
+        ({"repeats": True}, TypeError, "repeats must be a whole number, got True"),
+        ({"repeats": 2.0}, TypeError, "repeats must be a whole number, got 2.0"),
         ({"fill": "mean"}, ValueError, "fill must be 'kde' or a number, got 'mean'"),
         ({"fill": math.nan}, ValueError, "fill must be 'kde' or a number, got nan"),
         ({"fill": True}, ValueError, "fill must be 'kde' or a number, got True"),

@@ -8,7 +8,11 @@ from zennit_neon.evaluation.ledger import Ledger
 
 SETTINGS = {"year": "2007", "masks": "objects, background"}
 KEYS, VALUES = ["image", "block"], ["score", "seconds"]
-ROWS = {("000032", 1): (0.1 + 0.2, 1e-300), ("2007_000039", 5): (math.nan, 2.0), ('a, "b" é', 3): (-1 / 3, math.inf)}
+ROWS = {
+    ("000032", 1): (0.1 + 0.2, 1e-300),
+    ("2007_000039", 5): (math.nan, 2.0),
+    ('a, "b" é\u2028\x0c', 3): (-1 / 3, math.inf),
+}
 
 
 def _ledger(path, **settings):
@@ -90,6 +94,17 @@ def test_a_write_may_be_interrupted_anywhere(tmp_path):
             if key not in again:
                 again.add(key, values)
         assert path.read_bytes() == content
+
+
+def test_a_header_may_be_interrupted_anywhere(tmp_path):
+    whole = tmp_path / "whole.csv"
+    _ledger(whole)
+    header = whole.read_bytes()
+    for stop in range(len(header)):
+        path = tmp_path / "part.csv"
+        path.write_bytes(header[:stop])
+        _filled(path)
+        _same(_ledger(path), ROWS)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,29 @@ def test_similarity_is_the_cosine_over_the_pixels_that_count(rng):
     torch.testing.assert_close(similarity(changed, masks, valid), found)
 
 
+@pytest.mark.parametrize("number", [0.5, 3.0, 255])
+def test_masks_of_numbers_are_where_they_are_not_zero(rng, number):
+    maps, masks = torch.from_numpy(rng.normal(size=(3, 6, 7))), torch.from_numpy(rng.random((4, 6, 7)) < 0.4)
+    kind = torch.uint8 if number == 255 else torch.float32
+    assert torch.equal(similarity(maps, number * masks.to(kind)), similarity(maps, masks))
+
+
+def test_arrays_are_taken(rng):
+    maps, masks, valid = rng.normal(size=(3, 6, 7)), rng.random((4, 6, 7)) < 0.4, rng.random((6, 7)) < 0.9
+    found = match(maps, masks, valid)
+    expected = match(*map(torch.from_numpy, (maps, masks, valid)))
+    assert torch.equal(found.similarity, expected.similarity)
+    assert found.pairs == expected.pairs
+
+
+def test_heatmaps_may_have_a_graph_and_results_can_be_compared(rng):
+    maps, masks = torch.from_numpy(rng.normal(size=(2, 6, 7))), torch.from_numpy(rng.random((2, 6, 7)) < 0.4)
+    found = match(maps.requires_grad_(), masks)
+    assert found.score == match(maps.detach(), masks).score
+    assert found != match(maps.detach(), masks)  # each is its own, as comparing tensors has no single answer
+    assert len({found, found}) == 1
+
+
 def test_empty_maps_and_masks_have_no_similarity(rng):
     heatmaps = torch.stack([torch.zeros(4, 4, dtype=torch.float64), _maps(rng, 4, 4)])
     masks = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]).bool()

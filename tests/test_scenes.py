@@ -195,3 +195,28 @@ def test_masks_that_do_not_fit_are_refused(tmp_path, size):
     with pytest.raises(ValueError, match="000061.png must be a picture with a palette, got mode RGB"):
         scenes[2]
     assert len(list(Scenes(tmp_path, objects=False, size=size))) == 3
+    turned = Image.open(folder / "JPEGImages" / f"{NAMES[0]}.jpg")
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(folder / "JPEGImages" / f"{NAMES[0]}.jpg", exif=exif)
+    with pytest.raises(ValueError, match="000032.jpg is to be turned when it is shown .EXIF., but its masks are not"):
+        Scenes(tmp_path, objects=False, size=size)[0]
+
+
+def test_broken_masks_are_named(tmp_path):
+    folder = write_voc(tmp_path) / "SegmentationObject"
+    whole = (folder / f"{NAMES[0]}.png").read_bytes()
+    scenes = Scenes(tmp_path, size=None)
+    for broken in (whole[: len(whole) // 2], whole[:-30] + bytes(30), b"text"):
+        (folder / f"{NAMES[0]}.png").write_bytes(broken)
+        with pytest.raises(ValueError, match="000032.png can not be read"):
+            scenes[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "error"), [(0, ValueError), ((32, 0), ValueError), ("32", TypeError), (2.5, TypeError)]
+)
+def test_wrong_sizes_are_refused_at_once(tmp_path, size, error):
+    write_voc(tmp_path)
+    with pytest.raises(error, match="size must be"):
+        Scenes(tmp_path, size=size)

@@ -113,15 +113,15 @@ def test_text(scores):
     assert all(set(cell) == {"-"} for cell in cells[1])
     low, high = _student([0.1, 0.5, 0.3])
     assert cells[2] == ["neon", f"0.300 [{low:.3f}, {high:.3f}]", str(scores.score("neon", 5))]
-    assert cells[4] == ["netdissect1", "-", "0.250 [-inf, inf]"]
+    assert cells[4] == ["netdissect1", "-", "0.250 [-inf, inf] (n=1)"]
 
 
 def test_text_of_differences(scores):
     lines = scores.text("fm").splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[0] for row in cells[2:]] == ["neon", "netdissect1"]
-    assert cells[2][1:] == [str(scores.difference("fm", "neon", block)) for block in (3, 5)]
-    assert cells[3][1:] == ["-", str(scores.difference("fm", "netdissect1", 5))]
+    assert cells[2][1:] == [f"{scores.difference('fm', 'neon', 3)} (n=2)", str(scores.difference("fm", "neon", 5))]
+    assert cells[3][1:] == ["-", f"{scores.difference('fm', 'netdissect1', 5)} (n=1)"]
 
 
 def test_pictures_without_any_score(scores):

@@ -535,9 +535,8 @@ def test_a_row_norm_before_a_clustering_stays():
 )
 def test_steps_that_are_not_affine_are_part_of_the_labels(pipeline):
     frame = pandas.DataFrame(MOONS, columns=["u", "v"])
-    e = explain(pipeline.fit(frame), frame)
-    assert list(e.relevance.columns) == ["u", "v"]
-    head = e._route.head
+    head = neuralize(pipeline.fit(frame), frame)
+    assert list(explain(head, frame).relevance.columns) == ["u", "v"]
     assert head.n_features == 2
     assert head.steps == () or head.steps[0].diagonal  # nothing but a scale of its own
     assert head.feature_names == ("u", "v")

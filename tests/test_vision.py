@@ -102,6 +102,20 @@ def test_k_means_sees_a_uniform_sample_of_bounded_size(monkeypatch):
     assert counts.max() <= 30  # 15 expected of each
 
 
+def test_sampling_does_not_copy_the_sample_for_each_image(monkeypatch):
+    copied, whole = [], torch.cat
+
+    def counted(parts, *arguments):
+        copied.append(sum(len(part) for part in parts))
+        return whole(parts, *arguments)
+
+    monkeypatch.setattr(torch, "cat", counted)
+    images = torch.rand(400, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Conv2d(1, 2, 1))
+    cluster_features(model, "0", images, 2, max_points=1000)
+    assert sum(copied) < 5 * 400 * 16  # of 6,400 points; for each image it were 400,000
+
+
 def test_points_of_norm_zero_and_layouts_without_places_work():
     model = nn.Sequential(nn.Linear(5, 4, bias=False), nn.ReLU())
     x = torch.randn(50, 5)
@@ -240,11 +254,21 @@ def test_the_plot_shows_the_picture_and_all_clusters(network, picture):
     figure.canvas.draw()
 
 
+def test_pictures_of_half_precision(network):
+    picture = torch.rand(3, 300, 300, generator=torch.Generator().manual_seed(0)).half()
+    assert not torch.isfinite(picture.sum())  # a sum would not tell
+    found = explain_picture(picture, network, 1, 2)
+    assert repr(found).startswith("PictureExplanation(300 x 300 pixels, ")
+    assert found == found
+    assert len(repr(found)) < 100
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (torch.zeros(1, 3, 8, 8), r"picture must have shape \(3, H, W\), got \(1, 3, 8, 8\)"),
         (torch.full((3, 8, 8), 200.0), "picture must have values from 0 to 1"),
+        (torch.full((3, 8, 8), -0.1), "picture must have values from 0 to 1"),
         (torch.full((3, 8, 8), float("nan")), "picture must have values from 0 to 1"),
     ],
 )

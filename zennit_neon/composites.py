@@ -183,7 +183,7 @@ class VGGBlocks(LayerMapComposite):
         Zennit's ``VGGCanonizer`` if not given.
     flat : int
         So many of the first blocks spread relevance evenly over what each neuron sees (Zennit's ``Flat``), in place of
-        gamma and zB: smoother heatmaps that still sum to the evidence.
+        gamma and zB: smoother heatmaps, to which biases of these blocks count as well.
 
     Raises
     ------

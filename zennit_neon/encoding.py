@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 Steps = list[Affine | RowNorm]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoding:
     """Numbers that are made of the columns of a table, each of one column.
 

@@ -172,7 +172,7 @@ def check_fidelity(head: Head, least: float) -> None:
         warnings.warn(complaint, stacklevel=3)
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Explanation:
     """Relevance of features for cluster assignments, as :func:`explain` returns it.
 

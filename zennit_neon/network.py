@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Network", "load_vgg16"]
+__all__ = ["Network", "load_vgg16", "outputs_of"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,15 @@ class Network:
         return (picture - mean) / std
 
     @property
+    def digest(self) -> str:
+        """A few letters that tell weights and normalisations apart."""
+        found = hashlib.blake2b(repr((self.mean, self.std)).encode(), digest_size=6)
+        for name, value in self.model.state_dict().items():
+            found.update(name.encode())
+            found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        return found.hexdigest()
+
+    @property
     def low(self) -> Tensor:
         """Black as it enters the network, (1, 3, 1, 1)."""
         return self.prepare(torch.zeros(1, len(self.mean), 1, 1))
@@ -55,6 +66,55 @@ class Network:
     def high(self) -> Tensor:
         """White as it enters the network, (1, 3, 1, 1)."""
         return self.prepare(torch.ones(1, len(self.mean), 1, 1))
+
+
+class _AllReached(Exception):  # noqa: N818 - no error
+    """Every layer has put out its activations."""
+
+
+def outputs_of(model: nn.Module, layers: Sequence[str], x: Any) -> dict[str, Tensor]:
+    """Outputs of layers of a model that calls each of them once; nothing that comes after the last is computed.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Is left as it is, also where an exception is raised.
+    layers : sequence of str
+        Dotted names, as ``named_modules`` gives them.
+    x : Tensor
+        As it enters the model.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Copies, as later layers may write over them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a layer is not used, or puts out something else than a tensor.
+    """
+    found: dict[str, Tensor] = {}
+
+    def note(name: str, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise TypeError(f"layer {name!r} must put out a Tensor, got {type(output).__name__}")
+        last = len({*found, name}) == len(set(layers))
+        found[name] = output if last else output.clone()
+        if last:
+            raise _AllReached
+
+    with contextlib.ExitStack() as hooks:
+        for name in set(layers):
+            module = model.get_submodule(name)
+            handle = module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+            hooks.callback(handle.remove)
+        try:
+            model(x)
+        except _AllReached:
+            return found
+    missing = min(set(layers) - set(found))
+    raise ValueError(f"layer {missing!r} was not used in the forward pass of {type(model).__name__}")
 
 
 def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None = None) -> Network:

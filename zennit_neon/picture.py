@@ -199,11 +199,11 @@ def heatmaps(
 
 
 def smoothed(relevance: Tensor, pixels: float) -> Tensor:
-    """Maps (K, H, W) smoothed by a Gaussian of so many pixels; at the border it is reflected, so sums stay the same.
+    """Maps smoothed by a Gaussian of so many pixels; at the border it is reflected, so sums stay the same.
 
     Parameters
     ----------
-    relevance : Tensor, shape (..., H, W)
+    relevance : Tensor or array, shape (..., H, W)
     pixels : float
         Standard deviation; 0 leaves maps as they are.
 
@@ -220,6 +220,8 @@ def smoothed(relevance: Tensor, pixels: float) -> Tensor:
 
     if not 0 <= pixels < float("inf"):
         raise ValueError(f"pixels must be a finite number of at least 0, got {pixels}")
+    relevance = torch.as_tensor(relevance)
+    relevance = relevance if relevance.is_floating_point() else relevance.double()
     if relevance.ndim < 2:
         raise ValueError(f"relevance must have shape (..., H, W), got {tuple(relevance.shape)}")
     if not pixels:

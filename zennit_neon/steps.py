@@ -74,7 +74,7 @@ def _named_step(name: str, transformer: Any, whole: str = "step {} of the Pipeli
         raise kind(f"{whole.format(repr(name))}: {error}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """A transformer that works on some columns, beside others.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from .composites import Neon, NeonVGG
 from .guard import evaluating
 from .heads import NeuralizedKMeans
 from .layer import UnitNorm
-from .network import Network, load_vgg16
+from .network import Network, load_vgg16, outputs_of
 from .picture import heatmaps, smoothed
 
 if TYPE_CHECKING:
@@ -70,32 +69,11 @@ class Until(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Output of the layer."""
-
-        def stop(module: nn.Module, inputs: Any, output: Any) -> None:
-            raise _Reached(output)
-
-        handle = self.model.get_submodule(self.layer).register_forward_hook(stop)
-        try:
-            self.model(x)
-        except _Reached as reached:
-            output = reached.output
-        else:
-            raise ValueError(f"layer {self.layer!r} was not used in the forward pass of {type(self.model).__name__}")
-        finally:
-            handle.remove()
-        if not isinstance(output, Tensor):
-            raise TypeError(f"layer {self.layer!r} must put out a Tensor, got {type(output).__name__}")
-        return output
+        return outputs_of(self.model, [self.layer], x)[self.layer]
 
 
 class TooFewClustersError(ValueError):
     """There are fewer different features than clusters were asked for."""
-
-
-class _Reached(Exception):  # noqa: N818 - no error
-    def __init__(self, output: Any):
-        super().__init__()
-        self.output = output
 
 
 def _trunk(model: nn.Module, layer: str) -> nn.Module:
@@ -147,8 +125,8 @@ def cluster_features(
     beta : float, optional
         Stiffness of the head; by Eq. 3 over the points that were clustered if not given.
     max_points : int
-        With more points than that, k-means sees a uniform random sample of so many. Memory holds the sample and the
-        features of one image.
+        With more points than that, k-means sees a uniform random sample of so many. Memory holds the sample, a
+        quarter more, and the features of one image.
     n_init : int
         Starts of k-means.
     progress : bool
@@ -213,7 +191,9 @@ def _sample(features: nn.Module, images: Tensor | Iterable[Tensor], most: int, r
     """A uniform sample of the points (M, d) of all images, in one pass: those with the smallest of random keys."""
     from tqdm.auto import tqdm
 
-    kept, keys = torch.empty(0), np.empty(0)
+    kept: list[Tensor] = []
+    keys: list[np.ndarray[Any, Any]] = []
+    held = 0
     state = [*features.parameters(), *features.buffers()]
     like = next((value for value in state if value.dtype.is_floating_point), None)
     batches = _one_by_one(images)
@@ -225,16 +205,26 @@ def _sample(features: nn.Module, images: Tensor | Iterable[Tensor], most: int, r
             rows = found.movedim(1, -1).flatten(0, -2).float().cpu()
             if not bool(torch.isfinite(rows).all()):
                 raise ValueError("images must be finite, and so must their features, but some are NaN or infinite")
-            fresh = random.random_sample(len(rows))
-            if not len(kept):
-                kept = rows[:0]
-            kept, keys = torch.cat([kept, rows]), np.concatenate([keys, fresh])
-            if len(kept) > most:
-                chosen = np.sort(np.argpartition(keys, most)[:most])
-                kept, keys = kept[torch.from_numpy(chosen)], keys[chosen]
-    if not len(kept):
+            kept.append(rows)
+            keys.append(random.random_sample(len(rows)))
+            held += len(rows)
+            if held > 1.25 * most:  # not for each image, as it copies the sample
+                kept, keys = _smallest(kept, keys, most)
+                held = most
+    if not held:
         raise ValueError("images must hold at least one image")
-    return kept
+    return _smallest(kept, keys, most)[0][0]
+
+
+def _smallest(
+    kept: list[Tensor], keys: list[np.ndarray[Any, Any]], most: int
+) -> tuple[list[Tensor], list[np.ndarray[Any, Any]]]:
+    """Points of the smallest keys, in their order."""
+    points, values = torch.cat(kept), np.concatenate(keys)
+    if len(points) <= most:
+        return [points], [values]
+    chosen = np.sort(np.argpartition(values, most)[:most])
+    return [points[torch.from_numpy(chosen)]], [values[chosen]]
 
 
 def _one_by_one(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
@@ -249,7 +239,7 @@ def _one_by_one(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         yield from (part[None] if part.ndim == 3 else part).split(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PictureExplanation:
     """Heatmaps of the clusters of one picture, as :func:`explain_picture` returns it.
 
@@ -272,6 +262,10 @@ class PictureExplanation:
     model: nn.Sequential
     layer: str
 
+    def __repr__(self) -> str:
+        height, width = self.picture.shape[1:]
+        return f"PictureExplanation({height} x {width} pixels, {self.layer}, {len(self.evidence)} clusters)"
+
     @property
     def heatmaps(self) -> Tensor:
         """Relevance of each pixel, summed over colours, (K, H, W)."""
@@ -293,7 +287,7 @@ class PictureExplanation:
         assigned = self.evidence.argmax(0).flatten()
         return torch.bincount(assigned, minlength=len(self.evidence)) / len(assigned)
 
-    def plot(self, smooth: float = 0.0, **options: Any) -> tuple[Figure, Any]:
+    def plot(self, smooth: float = 0.0, **options: Any) -> tuple[Figure, np.ndarray[Any, Any]]:
         """The picture and its heatmaps in a grid.
 
         Parameters
@@ -337,13 +331,19 @@ def explain_picture(
     Returns
     -------
     PictureExplanation
+
+    Raises
+    ------
+    ValueError
+        If the picture has another shape or values outside of [0, 1], or what :func:`cluster_features` raises.
     """
     if picture.ndim != 3:
         raise ValueError(f"picture must have shape (3, H, W), got {tuple(picture.shape)}")
-    if not math.isfinite(float(picture.sum())) or float(picture.min()) < 0 or float(picture.max()) > 1:
+    if not bool(((picture >= 0) & (picture <= 1)).all()):  # neither are NaN
         raise ValueError("picture must have values from 0 to 1")
     layer = layer_of_block(network.model, layer) if isinstance(layer, int) else layer
-    images = network.prepare(picture[None])
+    like = next((part for part in network.model.parameters() if part.is_floating_point()), picture)
+    images = network.prepare(picture[None].to(like))
     model = cluster_features(
         network.model, layer, images, n_clusters, random_state=random_state, beta=beta, progress=progress
     )

@@ -10,11 +10,23 @@ from typing import Any
 
 import click
 
-__all__ = ["check_different", "main"]
+__all__ = ["PICTURES", "check_different", "main", "suffix_of"]
+
+#: Kinds of files that matplotlib draws into.
+PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
 
 
 class _OneLine(click.Group):
     """Commands whose errors are one line on stderr and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # the reader has seen enough
+        except (ValueError, TypeError, OSError) as error:
+            raise click.ClickException(str(error)) from error
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **keywords: Any) -> Any:  # type: ignore[override]
         """Run a command."""
@@ -38,6 +50,18 @@ class _OneLine(click.Group):
 @click.version_option(package_name="zennit-neon")
 def main() -> None:
     """Tell why a point is in its cluster."""
+
+
+def suffix_of(name: str, path: str, allowed: Sequence[str] = PICTURES) -> str:
+    """Ending of a picture, or ``ValueError`` if it is none of those that are allowed, or nothing can draw it."""
+    from importlib.util import find_spec
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in allowed:
+        raise ValueError(f"{name} must end in {', '.join(allowed[:-1])} or {allowed[-1]}, got {path}")
+    if find_spec("matplotlib") is None:
+        raise ValueError(f"{name} needs matplotlib: pip install 'zennit-neon[plot]'")
+    return suffix
 
 
 def check_different(files: dict[str, str | None]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .group import check_different
+from .group import check_different, suffix_of
 
 __all__ = ["feeds_pictures", "image", "size_of"]
 
@@ -66,10 +67,7 @@ def image(picture: str, **options: Any) -> None:
 
     Example: zennit-neon image dogs.jpg --block 5 --clusters 8 --out heatmaps.png
     """
-    try:
-        _image(picture, **options)
-    except (ValueError, TypeError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    _image(picture, **options)
 
 
 def _image(
@@ -90,8 +88,6 @@ def _image(
     npz: str | None,
     force: bool,
 ) -> None:
-    from importlib.util import find_spec
-
     import numpy as np
 
     from ..composites import NeonVGG
@@ -102,11 +98,7 @@ def _image(
 
     if block is not None and layer is not None:
         raise ValueError(f"--block and --layer exclude each other, got {block} and {layer}")
-    if find_spec("matplotlib") is None:
-        raise ValueError("pictures need matplotlib: pip install 'zennit-neon[plot]'")
-    suffix = Path(out).suffix.lower()
-    if suffix not in (".png", ".jpg", ".jpeg", ".svg", ".pdf"):
-        raise ValueError(f"--out must end in .png, .jpg, .svg or .pdf, got {out}")
+    suffix = suffix_of("--out", out)
     check_different({"PICTURE": picture, "--out": out, "--npz": npz})
     check_output(out, force)
     check_output(npz, force)
@@ -148,8 +140,7 @@ def size_of(text: str) -> int | tuple[int, int] | None:
     """A size of pictures: ``448``, ``320x448`` (height first) or ``own``."""
     if text == "own":
         return None
-    height, _, width = text.partition("x")
-    try:
-        return (int(height), int(width)) if width else int(height)
-    except ValueError:
-        raise ValueError(f"--size must be a number, HEIGHTxWIDTH or 'own', got {text!r}") from None
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if found is None:
+        raise ValueError(f"--size must be a number, HEIGHTxWIDTH or 'own', got {text!r}")
+    return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))

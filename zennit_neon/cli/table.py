@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..fitting import MODELS
-from .group import check_different
+from .group import PICTURES, check_different, suffix_of
 
 if TYPE_CHECKING:
     import pandas
 
     from ..fitting import Options
+    from ..report import Report
 
 __all__ = ["evaluate", "explain"]
 
@@ -97,10 +98,7 @@ def explain(data: str | None, **options: Any) -> None:
 
     Example: zennit-neon explain data.csv --model hdbscan --drop id --out relevance.csv --plot report.html
     """
-    try:
-        _explain(data, **options)
-    except (ValueError, TypeError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    _explain(data, **options)
 
 
 def _explain(
@@ -145,8 +143,6 @@ def _check(
     data: str | None, beta: float | None, out: str | None, plot: str | None, suffixes: tuple[str, ...], force: bool
 ) -> str:
     """Suffix of a picture or report; ``ValueError`` if files can not be written, or are the same."""
-    from importlib.util import find_spec
-
     from ..functional import check_beta
     from ..tabular import check_output
 
@@ -154,14 +150,7 @@ def _check(
     check_different({"DATA": data, "--out": out, "--plot": plot})
     check_output(out, force)
     check_output(plot, force)
-    if plot is None:
-        return ""
-    suffix = Path(plot).suffix.lower()
-    if suffix not in suffixes:
-        raise ValueError(f"--plot must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}, got {plot}")
-    if find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'zennit-neon[plot]'")
-    return suffix
+    return "" if plot is None else suffix_of("--plot", plot, suffixes)
 
 
 def _load(data: str | None, drop: tuple[str, ...], index: str | None, sep: str) -> tuple[pandas.DataFrame, str]:
@@ -181,7 +170,7 @@ def _load(data: str | None, drop: tuple[str, ...], index: str | None, sep: str) 
 
 def _report(
     frame: pandas.DataFrame, source: str, model: str, options: Options, beta: float | None, least: float, top: int
-) -> tuple[Any, str | None]:
+) -> tuple[Report, str | None]:
     """Standardise, cluster and explain; a report, and a warning if the explanation stands for labels badly."""
     from ..explanation import explain as explain_points
     from ..fitting import fit
@@ -205,7 +194,7 @@ def _report(
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Draws of missing features.")
 @click.option("--bandwidth", type=float, metavar="S", help="Of the density; by its likelihood if not given.")
 @click.option("--out", metavar="FILE.csv", help="Write the table.")
-@click.option("--plot", metavar="FILE", help="Write the curves: .png, .svg or .pdf.")
+@click.option("--plot", metavar="FILE", help="Write the curves: .png, .jpg, .svg or .pdf.")
 def evaluate(data: str | None, **options: Any) -> None:
     """Compare explanations of the clusters of a table by feature flipping.
 
@@ -214,10 +203,7 @@ def evaluate(data: str | None, **options: Any) -> None:
 
     Example: zennit-neon evaluate data.csv --methods random,ig,neon --plot curves.png
     """
-    try:
-        _evaluate(data, **options)
-    except (ValueError, TypeError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    _evaluate(data, **options)
 
 
 def _evaluate(
@@ -234,18 +220,20 @@ def _evaluate(
     from ..baselines import METHODS
     from ..evaluation import evaluate as compare
     from ..fitting import fit
+    from ..neuralize import neuralize
     from ..tabular import write
 
-    names = None if methods == "all" else [name.strip() for name in methods.split(",")]
+    names = None if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
     unknown = [name for name in names or [] if name not in METHODS]
     if unknown:
         raise ValueError(f"--methods must be some of {', '.join(METHODS)}, or all, got {', '.join(unknown)}")
     model, chosen = _chosen(options)
-    suffix = _check(data, beta, out, plot, (".png", ".svg", ".pdf"), force)
+    suffix = _check(data, beta, out, plot, PICTURES, force)
     frame, source = _load(data, **options)
     progress = sys.stderr.isatty()
     pipeline, found = fit(frame, model, chosen, progress)
-    result = compare(pipeline, frame, names, repeats, chosen.seed, bandwidth=bandwidth, beta=beta, progress=progress)
+    head = neuralize(pipeline, frame, support=chosen.support, random_state=chosen.seed, progress=progress)
+    result = compare(head, frame, names, repeats, chosen.seed, bandwidth=bandwidth, beta=beta, progress=progress)
     click.echo(f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {found}; bandwidth {result.bandwidth:.4g}")
     click.echo(f"{'method':<20}  {'area under curve':>16}  {'std. error':>10}")
     for name, auc, error in result.table.itertuples():

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .group import check_different
+from .group import check_different, suffix_of
 from .image import feeds_pictures, size_of
 
 __all__ = ["voc"]
@@ -60,10 +60,7 @@ def voc(root: str, **options: Any) -> None:
 
     Example: zennit-neon voc data --block 1..5 --clusters 4 --methods neon,fm,lo,masks --out scores.csv
     """
-    try:
-        _voc(root, **options)
-    except (ValueError, TypeError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    _voc(root, **options)
 
 
 def _voc(
@@ -85,29 +82,27 @@ def _voc(
     pictures: str | None,
     force: bool,
 ) -> None:
-    from importlib.util import find_spec
-
     from ..evaluation import Scenes, match_objects
     from ..evaluation.summaries import method_of
     from ..tabular import check_output, write
-    from ..vision import load_vgg16
+    from ..vision import layer_of_block, load_vgg16
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        raise ValueError("methods must be a list of at least one name, got none")
     for name in names:
         method_of(name)
     blocks = blocks_of(block)
-    if figure is not None:
-        suffix = Path(figure).suffix.lower()
-        if suffix not in (".png", ".jpg", ".jpeg", ".svg", ".pdf"):
-            raise ValueError(f"--figure must end in .png, .jpg, .svg or .pdf, got {figure}")
-    if find_spec("matplotlib") is None and (figure or pictures):
-        raise ValueError("pictures need matplotlib: pip install 'zennit-neon[plot]'")
+    suffix = "" if figure is None else suffix_of("--figure", figure)
+    if pictures is not None:
+        suffix_of("--pictures", "picture.png")
     check_different({"--out": out, "--figure": figure, "--pictures": pictures})
     check_output(out, True)
     check_output(figure, force)
-    if out is not None and force:
-        Path(out).unlink(missing_ok=True)
     scenes = Scenes(root, year, image_set, objects=masks == "objects", size=size_of(size), limit=limit)
+    network = load_vgg16(weights, normalization)
+    for number in blocks:
+        layer_of_block(network.model, number)  # refuses a wrong one before anything is written
     folder = None if pictures is None else Path(pictures)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,11 +117,24 @@ def _voc(
         from ..evaluation.panels import panels
 
         drawn, _ = panels(scene, heatmaps, matching, scene.masks(background)[0])
-        write(file_of(scene.name, block, method), lambda path: drawn.savefig(path, dpi=100))
+        # tells pictures of other runs apart
+        write(
+            file_of(scene.name, block, method),
+            lambda path: drawn.savefig(path, dpi=100, metadata={"Description": told}),
+        )
         pyplot.close(drawn)
 
+    told = f"VOC {year} {image_set}, {masks}, background {background}, {clusters} heatmaps, size {size}, seed {seed}, "
+    told += f"{network.name} {network.digest}"
+
+    def wanted(picture: str, block: int, method: str) -> bool:
+        path = file_of(picture, block, method)
+        return not path.is_file() or _description(path) != told
+
+    if out is not None and force:
+        Path(out).unlink(missing_ok=True)
     scores = match_objects(
-        load_vgg16(weights, normalization),
+        network,
         scenes,
         blocks,
         names,
@@ -136,7 +144,7 @@ def _voc(
         out=out,
         thresholds=None if out is None else Path(out).with_suffix(".thresholds.npz"),
         watch=None if folder is None else draw,
-        wanted=None if folder is None else lambda *key: not file_of(*key).exists(),
+        wanted=None if folder is None else wanted,
         progress=sys.stderr.isatty(),
     )
     click.echo(f"{len(scenes)} pictures of VOC {year} ({image_set}), {clusters} heatmaps each, matched with {masks}")
@@ -153,6 +161,17 @@ def _voc(
         drawn, _ = scores.plot()
         write(figure, lambda path: drawn.savefig(path, dpi=150, format=suffix[1:]))
         click.echo(f"wrote {figure}", err=True)
+
+
+def _description(path: Path) -> str | None:
+    """What a picture in PNG says of itself."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return opened.info.get("Description")
+    except OSError:
+        return None
 
 
 def blocks_of(text: str) -> list[int]:

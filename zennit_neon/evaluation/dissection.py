@@ -17,7 +17,7 @@ __all__ = ["TopQuantile", "segments", "thresholds_kept", "upsampled"]
 
 
 class TopQuantile:
-    """The threshold that a given share of a unit's activations exceeds, exact, over many pictures.
+    """The threshold that a given share of a unit's activations reaches, exact, over many pictures.
 
     Keeps the largest activations of each unit only, so memory grows with that share.
 
@@ -32,7 +32,7 @@ class TopQuantile:
     def __init__(self, total: int, share: float = 0.005):
         if not 0 < share < 1:
             raise ValueError(f"share must be between 0 and 1, got {share}")
-        self.total, self.kept = total, max(1, math.ceil(share * total))
+        self.total, self.share, self.kept = total, share, max(1, math.ceil(share * total))
         self._seen = 0
         self._largest: Tensor | None = None
 
@@ -45,10 +45,15 @@ class TopQuantile:
 
     @property
     def thresholds(self) -> Tensor:
-        """Of each unit, (C,); activations above it are as many as the share, or fewer where they are equal."""
+        """Of each unit, (C,): the least of its largest activations, as many of which are kept as the share says.
+
+        NaN if that is not even one.
+        """
         if self._largest is None or self._seen != self.total:
             raise ValueError(f"{self.total} locations were announced, but {self._seen} seen")
-        return self._largest.amin(1)
+        least = self._largest.amin(1)
+        # the maximum, which nothing exceeds, is no threshold
+        return least if self.share * self.total >= 1 else torch.full_like(least, math.nan)
 
 
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..affine import Affine
-from ..arrays import Table
+from ..arrays import Table, at_least
 from ..baselines import METHODS, PAPER, Setting, attribute, has_distances
 from ..guard import evaluating
 from ..heads import Head
@@ -105,11 +106,9 @@ def evaluate(
     True
     """
     for name, value in {"repeats": repeats, "every": every, "batch_size": batch_size, "max_points": max_points}.items():
-        if value is not None and not isinstance(value, int):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if fill != "kde" and not (isinstance(fill, (int, float)) and not isinstance(fill, bool) and math.isfinite(fill)):
+        if value is not None:
+            at_least(value, name)
+    if fill != "kde" and not (isinstance(fill, Real) and not isinstance(fill, bool) and math.isfinite(fill)):
         raise ValueError(f"fill must be 'kde' or a number, got {fill!r}")
     module, change, names = _module(model, X)
     points = _read("X", X, change, names)
@@ -188,8 +187,7 @@ def _curves(
 
 def _named(methods: Any) -> dict[str, Any]:
     """Methods by name; ``ValueError`` for names that are not known."""
-    if isinstance(methods, str):
-        methods = [methods]
+    methods = [methods] if isinstance(methods, str) else methods if isinstance(methods, Mapping) else list(methods)
     if isinstance(methods, Mapping):
         named = dict(methods)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -54,12 +55,16 @@ class Ledger:
     def _append(self, cells: Sequence[str]) -> None:
         assert self.path is not None
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(cells)
+            file.write(_line(cells))
 
     def _read(self, path: Path) -> None:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        lines = list(csv.reader(whole.decode("utf-8", errors="replace").splitlines()))
+        if not whole and _line(self.columns).encode().startswith(content):  # interrupted before any result
+            path.write_bytes(b"")
+            self._append(self.columns)
+            return
+        lines = list(csv.reader(io.StringIO(whole.decode("utf-8", errors="replace"), newline="")))
         if not lines or lines[0] != self.columns:
             raise ValueError(f"{path} is not a file of such results: its columns must be {self.columns}")
         if len(whole) < len(content):  # an interrupted write
@@ -73,3 +78,9 @@ class Ledger:
                 raise ValueError(f"line {number} of {path} can not be read: {line}") from None
             if line[:split] == mine:
                 self.rows[tuple(keys)] = values
+
+
+def _line(cells: Sequence[str]) -> str:
+    written = io.StringIO(newline="")
+    csv.writer(written, lineterminator="\n").writerow(cells)
+    return written.getvalue()

@@ -17,7 +17,7 @@ __all__ = ["Interval", "Matching", "interval", "masks_of", "match", "similarity"
 BORDER = 255
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matching:
     """Heatmaps and masks that belong together.
 
@@ -45,9 +45,10 @@ def similarity(heatmaps: Tensor, masks: Tensor, valid: Tensor | None = None) -> 
 
     Parameters
     ----------
-    heatmaps : Tensor, shape (K, H, W)
+    heatmaps : Tensor or array, shape (K, H, W)
         With their signs.
-    masks : Tensor of bool, shape (M, H, W)
+    masks : Tensor or array of bool, shape (M, H, W)
+        Of any other type, all that is not 0 is in the mask.
     valid : Tensor of bool, shape (H, W), optional
         Pixels that count; all if not given.
 
@@ -61,6 +62,8 @@ def similarity(heatmaps: Tensor, masks: Tensor, valid: Tensor | None = None) -> 
     ValueError
         If the shapes do not fit, or a heatmap is not finite.
     """
+    heatmaps, masks = torch.as_tensor(heatmaps), torch.as_tensor(masks)
+    valid = None if valid is None else torch.as_tensor(valid)
     if heatmaps.ndim != 3 or masks.ndim != 3 or heatmaps.shape[1:] != masks.shape[1:]:
         raise ValueError(
             f"heatmaps (K, H, W) and masks (M, H, W) must have the same height and width, got {tuple(heatmaps.shape)} "
@@ -69,7 +72,7 @@ def similarity(heatmaps: Tensor, masks: Tensor, valid: Tensor | None = None) -> 
     if valid is not None and valid.shape != masks.shape[1:]:
         raise ValueError(f"valid must have shape {tuple(masks.shape[1:])}, got {tuple(valid.shape)}")
     counts = torch.ones(masks.shape[1:], dtype=torch.bool) if valid is None else valid.bool()
-    maps, areas = heatmaps[:, counts].double(), masks[:, counts].double()
+    maps, areas = heatmaps.detach()[:, counts].double(), masks[:, counts].bool().double()
     if not bool(torch.isfinite(maps).all()):
         raise ValueError("heatmaps must be finite")
     largest = maps.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny) if maps.shape[1] else 1

@@ -6,14 +6,15 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from zennit.core import Composite
 
+from ..arrays import at_least, whole
 from ..composites import VGGBlocks
 from ..network import Network
 from ..picture import smoothed
@@ -26,10 +27,16 @@ from .scenes import Scene, Scenes
 from .scores import Scores
 from .summaries import DISSECTION, FIRST_DISSECTED, Method, Place, method_of
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 __all__ = ["match_objects"]
 
 #: Share of a unit's activations above its threshold in network dissection.
 SHARE = 0.005
+
+#: What torch says where nothing is left of a picture.
+TOO_SMALL = ("Output size is too small", "can't be greater than actual input size")
 
 #: Called with a scene, a block, a method's name, its heatmaps (K, H, W), and how they match.
 Watch = Callable[[Scene, int, str, Tensor, Matching], None]
@@ -98,16 +105,16 @@ def match_objects(
 
     Notes
     -----
-    Pictures without any mask, and those of which a layer has fewer than K different features, have a score of NaN.
+    Pictures without any mask, those that are too small for a block, and those of which a layer has fewer than K
+    different features, have a score of NaN.
     Thresholds of network dissection come from all of ``scenes``, so runs with different limits need an ``out`` each.
     """
     if isinstance(methods, str) or not len(methods):
         raise ValueError(f"methods must be a list of at least one name, got {methods!r}")
-    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int) or n_clusters < 2:
-        raise ValueError(f"n_clusters must be at least 2, got {n_clusters!r}")
-    layers = {block: layer_of_block(network.model, block) for block in blocks}
-    if not layers:
-        raise ValueError("blocks must be at least one number, got none")
+    n_clusters = at_least(n_clusters, "n_clusters", 2)
+    if not isinstance(blocks, Iterable) or not len(blocks):
+        raise ValueError(f"blocks must be a list of at least one number, got {blocks!r}")
+    layers = {block: layer_of_block(network.model, block) for block in (whole(block, "blocks") for block in blocks)}
     chosen = [method_of(name) for name in dict.fromkeys(methods)]
     if rules is None:
         rules = lambda flat: VGGBlocks(network.low, network.high, flat=flat)  # noqa: E731
@@ -118,21 +125,21 @@ def match_objects(
         "size": "own" if scenes.size is None else "x".join(map(str, _pair(scenes.size))),
         "clusters": str(n_clusters),
         "seed": str(random_state),
-        "weights": network.name,
+        "weights": f"{network.name} {network.digest}",
     }
     ledger = Ledger(out, settings, ["image", "block", "method"], ["score", "objects", "seconds"])
     job = _Job(network, layers, n_clusters, random_state, rules, background)
-    asked = _Asked(ledger, chosen, list(layers), wanted)
-    if any(method.make in DISSECTION for name in scenes.names for _, method in asked.of(name)):
+    todo = {name: _asked(name, ledger, chosen, list(layers), wanted) for name in scenes.names}
+    if any(method.make in DISSECTION for part in todo.values() for _, method in part):
         key = "; ".join([*settings.values(), str(SHARE), *layers.values(), *scenes.names])
         job.thresholds = thresholds_kept(thresholds, key, lambda: _learn(network, scenes, layers, progress))
-    with _bar(sum(len(asked.of(name)) for name in scenes.names), progress) as bar:
+    with _bar(sum(map(len, todo.values())), progress) as bar:
         for index, name in enumerate(scenes.names):
-            todo = asked.of(name)
-            if not todo:
+            part = todo.pop(name, [])  # a name may be listed twice
+            if not part:
                 continue
             scene = scenes[index]
-            with contextlib.closing(job.run(scene, todo)) as results:  # takes its rules off whatever happens here
+            with contextlib.closing(job.run(scene, part)) as results:  # takes its rules off whatever happens here
                 for block, method, maps, found, seconds in results:
                     ledger.add((name, block, method.name), (found.score, len(found.pairs), seconds))
                     if watch is not None:
@@ -142,23 +149,21 @@ def match_objects(
     return Scores.of(ledger, scenes.names, list(layers), names, settings)
 
 
-class _Asked:
-    """Which results of a picture are still to be computed."""
-
-    def __init__(self, ledger: Ledger, methods: list[Method], blocks: list[int], wanted: Any):
-        self.ledger, self.methods, self.blocks, self.wanted = ledger, methods, blocks, wanted
-
-    def of(self, name: str) -> list[tuple[int, Method]]:
-        """Blocks and methods of a picture."""
-        return [
-            (block, method)
-            for method in self.methods
-            for block in self.blocks
-            if not (method.make in DISSECTION and block < FIRST_DISSECTED)
-            and (
-                (name, block, method.name) not in self.ledger or (self.wanted and self.wanted(name, block, method.name))
-            )
-        ]
+def _asked(
+    name: str,
+    ledger: Ledger,
+    methods: list[Method],
+    blocks: list[int],
+    wanted: Callable[[str, int, str], bool] | None,
+) -> list[tuple[int, Method]]:
+    """Blocks and methods of a picture that are still to be computed."""
+    return [
+        (block, method)
+        for method in methods
+        for block in blocks
+        if not (method.make in DISSECTION and block < FIRST_DISSECTED)
+        and ((name, block, method.name) not in ledger or (wanted is not None and wanted(name, block, method.name)))
+    ]
 
 
 class _Job:
@@ -183,7 +188,11 @@ class _Job:
         """Block, method, heatmaps, matching and seconds of each result."""
         x = self.network.prepare(scene.picture[None])
         masks, valid = scene.masks(self.background)
-        places = self._places(x, sorted({block for block, _ in todo}))
+        places = self._places(x, {block for block, _ in todo})
+        for block, method in todo:
+            if block not in places:  # nothing is left of the picture there
+                yield block, method, *self._nothing(x, masks), 0.0
+        todo = [(block, method) for block, method in todo if block in places]
         for flat in sorted({method.flat for _, method in todo}, key=lambda flat: -1 if flat is None else flat):
             part = [(block, method) for block, method in todo if method.flat == flat]
             with self._passes(x, flat, [block for block, _ in part]) as (probe, seconds):
@@ -209,13 +218,32 @@ class _Job:
     def _model(self) -> nn.Module:
         return self.network.model
 
-    def _places(self, x: Tensor, blocks: list[int]) -> dict[int, Place]:
-        names = [self.layers[block] for block in blocks]
-        found = activations_of(self._model, names, x)
+    def _nothing(self, x: Tensor, masks: Tensor) -> tuple[Tensor, Matching]:
+        maps = x.new_full((self.n_clusters, *x.shape[2:]), math.nan)
+        return maps, _matched(maps, masks, masks.new_ones(x.shape[2:]))
+
+    def _places(self, x: Tensor, blocks: set[int]) -> dict[int, Place]:
+        found = _reached(self._model, {block: self.layers[block] for block in blocks}, x)
         return {
-            block: Place(found[name], x, self._model, name, self.n_clusters, self.seed, self.thresholds.get(name))
-            for block, name in zip(blocks, names, strict=True)
+            block: Place(found[block], x, self._model, name, self.n_clusters, self.seed, self.thresholds.get(name))
+            for block, name in self.layers.items()
+            if block in found
         }
+
+
+def _reached(model: nn.Module, layers: dict[int, str], x: Tensor) -> dict[int, Tensor]:
+    """Activations at the ends of blocks, (1, C, H', W') each, without blocks that a picture is too small for."""
+    left = dict(sorted(layers.items()))
+    while left:
+        try:
+            found = activations_of(model, list(left.values()), x)
+        except RuntimeError as error:
+            if not any(hint in str(error) for hint in TOO_SMALL):
+                raise
+            left.popitem()
+        else:
+            return {block: found[name] for block, name in left.items()}
+    return {}
 
 
 def _timed(place: Place, method: Method, probe: Probe | None) -> tuple[Tensor, float]:
@@ -239,23 +267,23 @@ def _learn(network: Network, scenes: Scenes, layers: dict[int, str], progress: b
     """Thresholds of the units of layers over all pictures; an empty picture of each size tells how many locations."""
     from tqdm.auto import tqdm
 
-    names = [name for block, name in layers.items() if block >= FIRST_DISSECTED]
-    totals: Counter[str] = Counter()
+    some = {block: name for block, name in layers.items() if block >= FIRST_DISSECTED}
+    totals: Counter[int] = Counter()
     for shape, count in Counter(scenes.shapes).items():
-        for name, found in activations_of(network.model, names, torch.zeros(1, 3, *shape)).items():
-            totals[name] += count * found[0, 0].numel()
-    quantiles = {name: TopQuantile(totals[name], SHARE) for name in names}
+        for block, found in _reached(network.model, some, torch.zeros(1, 3, *shape)).items():
+            totals[block] += count * found[0, 0].numel()
+    quantiles = {block: TopQuantile(total, SHARE) for block, total in totals.items()}
     for scene in tqdm(scenes, total=len(scenes), desc="thresholds", unit="images", disable=not progress):
-        for name, found in activations_of(network.model, names, network.prepare(scene.picture[None])).items():
-            quantiles[name].add(found)
-    return {name: quantile.thresholds for name, quantile in quantiles.items()}
+        for block, found in _reached(network.model, some, network.prepare(scene.picture[None])).items():
+            quantiles[block].add(found)
+    return {some[block]: quantile.thresholds for block, quantile in quantiles.items()}
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def _bar(total: int, progress: bool) -> Any:
+def _bar(total: int, progress: bool) -> tqdm[NoReturn]:
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc="objects", unit="results", disable=not progress)

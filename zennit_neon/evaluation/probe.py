@@ -10,13 +10,10 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from ..guard import Snapshot, evaluating
+from ..network import outputs_of
 from ..shared import UnknownRuleError, sharing
 
 __all__ = ["Probe", "activations_of", "probing"]
-
-
-class _AllReached(Exception):  # noqa: N818 - no error
-    """Every layer has put out its activations."""
 
 
 class Probe:
@@ -79,7 +76,7 @@ def probing(model: nn.Module, layers: Sequence[str], x: Tensor, composite: Compo
     with evaluating(model), torch.enable_grad(), _registered(model, composite):
         try:
             with sharing(model, composite):
-                yield Probe(x, _outputs(model, layers, x))
+                yield Probe(x, outputs_of(model, layers, x))
         except UnknownRuleError as error:
             raise ValueError(f"passes can not be shared with this composite, as {error}") from error
 
@@ -99,27 +96,4 @@ def _registered(model: nn.Module, composite: Composite) -> Iterator[None]:
 def activations_of(model: nn.Module, layers: Sequence[str], x: Tensor) -> dict[str, Tensor]:
     """What layers put out, (1, C, H', W') each, without a graph."""
     with evaluating(model), torch.no_grad():
-        return _outputs(model, layers, x)
-
-
-def _outputs(model: nn.Module, layers: Sequence[str], x: Tensor) -> dict[str, Tensor]:
-    """Outputs of layers; nothing that comes after the last of them is computed."""
-    found: dict[str, Tensor] = {}
-    wanted = set(layers)
-
-    def note(name: str, output: Tensor) -> None:
-        found[name] = output.clone()  # what follows may write over it
-        if len(found) == len(wanted):
-            raise _AllReached
-
-    with contextlib.ExitStack() as hooks:
-        for name in wanted:
-            module = model.get_submodule(name)
-            handle = module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-            hooks.callback(handle.remove)
-        try:
-            model(x)
-        except _AllReached:
-            return found
-    missing = sorted(wanted - set(found))
-    raise ValueError(f"layers {missing} were not used in the forward pass of {type(model).__name__}")
+        return outputs_of(model, layers, x)

@@ -17,7 +17,7 @@ __all__ = ["Result"]
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Result:
     """Feature flipping curves of several methods (Algorithm 1, paper 1).
 
@@ -64,6 +64,9 @@ class Result:
 
         Points are paired, so this tells methods apart that the table does not.
         """
+        unknown = [name for name in (method, other) if name not in self.methods]
+        if unknown:
+            raise ValueError(f"method must be among {', '.join(self.methods)}, got {unknown[0]!r}")
         one, two = (self.auc[self.methods.index(name)].mean(0) for name in (method, other))
         gap = one - two
         error = float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else float("nan")
@@ -84,10 +87,10 @@ class Result:
         from ..plot import figure_of
 
         figure, ax = figure_of(ax, (6.5, 4.5))
-        styles = ["-", "--", "-.", ":"]
+        styles, areas = ["-", "--", "-.", ":"], self.table.auc
         for i, (name, curve) in enumerate(zip(self.methods, self.curves, strict=True)):
             width = 2.6 if name == "neon" else 1.3
-            label = f"{name} ({self.table.auc.iloc[i]:.1f})"
+            label = f"{name} ({areas.iloc[i]:.1f})"
             ax.plot(
                 100 * self.known, 100 * curve, styles[i // 10 % 4], color=f"C{i % 10}", linewidth=width, label=label
             )

@@ -12,13 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arrays import at_least
 from ..picture import read_image
 from .matching import masks_of
 
 __all__ = ["Scene", "Scenes"]
 
 
-@dataclass(frozen=True)
+#: The tag of EXIF that tells how a picture is to be turned; 1 means not at all.
+ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """A picture and its segmentation.
 
@@ -78,8 +83,8 @@ class Scenes:
     ):
         from torchvision.datasets import VOCSegmentation
 
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be at least 1, got {limit}")
+        limit = None if limit is None else at_least(limit, "limit")
+        size = None if size is None else _checked(size)
         self.root = Path(root)
         base = _base(self.root, year)
         try:
@@ -131,6 +136,13 @@ class Scenes:
         return (self[index] for index in range(len(self)))
 
 
+def _checked(size: Any) -> int | tuple[int, int]:
+    """A size, or ``TypeError`` or ``ValueError``."""
+    if isinstance(size, (tuple, list)) and len(size) == 2:
+        return at_least(size[0], "size"), at_least(size[1], "size")
+    return at_least(size, "size")
+
+
 def _base(root: Path, year: str) -> Path:
     """The folder that holds ``VOCdevkit``."""
     if not root.is_dir():
@@ -150,11 +162,17 @@ def _labels(path: Path, picture: Path, shape: tuple[int, int], own: bool) -> Ten
 
     if not path.is_file():
         raise ValueError(f"the masks of {picture.name} are missing: {path}")
-    with Image.open(path) as opened, Image.open(picture) as original:
-        if opened.mode not in ("P", "L"):
-            raise ValueError(f"{path} must be a picture with a palette, got mode {opened.mode}")
-        if opened.size != original.size:
-            raise ValueError(f"{path} has {opened.size} pixels, but its picture has {original.size}")
-        opened.load()
-        resized: Any = opened if own else opened.resize(shape[::-1], Image.Resampling.NEAREST)
+    try:
+        with Image.open(path) as opened:
+            labels: Any = opened.copy()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} can not be read: {error}") from error
+    if labels.mode not in ("P", "L"):
+        raise ValueError(f"{path} must be a picture with a palette, got mode {labels.mode}")
+    with Image.open(picture) as original:
+        if original.getexif().get(ORIENTATION, 1) != 1:
+            raise ValueError(f"{picture} is to be turned when it is shown (EXIF), but its masks are not")
+        if labels.size != original.size:
+            raise ValueError(f"{path} has {labels.size} pixels, but its picture has {original.size}")
+    resized = labels if own else labels.resize(shape[::-1], Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(resized, dtype=np.uint8))

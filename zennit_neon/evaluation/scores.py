@@ -21,7 +21,7 @@ __all__ = ["Scores"]
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Scores:
     """Similarity of heatmaps with masks of objects, as :func:`match_objects` returns it.
 
@@ -97,7 +97,7 @@ class Scores:
         ]
 
     def text(self, reference: str | None = None) -> str:
-        """The table with intervals, for a terminal or a page.
+        """The table with intervals, for a terminal or a page, and how many pictures count where not all of them do.
 
         Parameters
         ----------
@@ -116,7 +116,11 @@ class Scores:
     def _cell(self, method: str, block: int, reference: str | None) -> str:
         values = self._of(method, block)
         values = values if reference is None else self._of(reference, block) - values
-        return str(interval(_known(values).tolist())) if _known(values).size else "-"
+        known = _known(values)
+        if not known.size:
+            return "-"
+        scored = len(self.images) - len(self.missing)
+        return f"{interval(known.tolist())}{'' if known.size == scored else f' (n={known.size})'}"
 
     def part(self, images: Sequence[str]) -> Scores:
         """The same for some of the pictures.

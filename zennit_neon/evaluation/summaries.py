@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 from ..attribution import ClusterGradient
 from ..composites import Neon
 from ..guard import evaluating
-from ..vision import Until, cluster_features
+from ..vision import TooFewClustersError, Until, cluster_features
 from .dissection import segments, upsampled
 
 __all__ = ["MAPS", "SEEDS", "Method", "Place", "method_of"]
@@ -41,6 +41,8 @@ class Place:
         Of k-means.
     thresholds : Tensor, shape (C,), optional
         Of the units, for network dissection.
+    steps : int
+        Of integrated gradients.
     """
 
     activations: Tensor
@@ -202,6 +204,8 @@ def method_of(name: str) -> Method:
 def _segments(place: Place, seed: int | None) -> Tensor:
     if place.thresholds is None:
         raise ValueError("network dissection needs the thresholds of the layer's units")
+    if bool(place.thresholds.isnan().any()):
+        raise TooFewClustersError("thresholds of units need more locations, in more or larger pictures")
     return segments(place.activations[0], place.thresholds, place.n_clusters, place.size, seed)
 
 
