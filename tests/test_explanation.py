@@ -491,3 +491,11 @@ def test_pairs_of_clusters_never_materialise(rng):
             attributor(x, lambda evidence: evidence.clamp(min=0))
             attributor(x, lambda evidence: evidence)  # 300 targets a point
     assert largest.numbers <= 2 * 500 * 300  # two indices for each of the 300 targets a point
+
+
+def test_no_points_have_no_wrong_clusters():
+    centers = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+    e = explain(centers, np.empty((0, 2)), cluster=2, competitor=1, beta=1.0)
+    assert e.relevance.shape == (0, 2)
+    with pytest.raises(ValueError, match="competitor must be another cluster than the explained one, got 1 for both"):
+        explain(centers, np.zeros((1, 2)), cluster=1, competitor=1)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zennit_neon.text import highlight, terminal
+from zennit_neon.text import terminal
 from zennit_neon.text.highlight import Highlight, page
+from zennit_neon.text.markup import LEVELS, PAGE_STYLE, STYLE
 
 ANSI = re.compile(r"\x1b\[[\d;]*m")
 NASTY = '<script>alert(1)</script></style></div><img src=x onerror="f()">&amp; \' &#0; ]]> <!-- \x1b[31m'
@@ -109,7 +110,7 @@ def distance(one, other, blindness):
 
 def backgrounds():
     """Background of each sign and level, as the style has it."""
-    rules = re.findall(r"\.neon-highlight ([bi])\.l(\d+)\{background:(#\w{8});", highlight.STYLE)
+    rules = re.findall(r"\.neon-highlight ([bi])\.l(\d+)\{background:(#\w{8});", STYLE)
     return {(tag, int(level)): rgb(colour) for tag, level, colour in rules}
 
 
@@ -146,11 +147,11 @@ def test_nothing_of_a_document_becomes_markup():
         assert set(parsed.texts) == {NASTY.replace("\x1b", "␛")}
         assert "\x1b" not in markup
         for style in parsed.styles:
-            assert style in (highlight.STYLE, highlight.STYLE + highlight.PAGE_STYLE)
+            assert style in (STYLE, STYLE + PAGE_STYLE)
 
 
 def test_styles_load_nothing():
-    for style in (highlight.STYLE, highlight.PAGE_STYLE):
+    for style in (STYLE, PAGE_STYLE):
         assert not re.search(r"url|import|expression|<", style)
 
 
@@ -173,15 +174,15 @@ def test_levels_grow_with_the_score_and_tags_tell_the_sign():
     sign = np.array([{"b": 1, "i": -1, "span": 0}[tag] for _, tag, _ in words[:-1]])
     assert (np.diff(level * sign) >= 0).all()
     assert (np.diff(level * sign) <= 1).all()
-    assert set(level * sign) == set(range(-highlight.LEVELS, highlight.LEVELS + 1))
+    assert set(level * sign) == set(range(-LEVELS, LEVELS + 1))
     np.testing.assert_allclose([float(attrs["title"]) for *_, attrs in words[:-1]], scores[:-1], rtol=1e-3)
 
 
 def test_opacity_grows_with_the_level():
     colours = backgrounds()
-    assert len(colours) == 2 * highlight.LEVELS
+    assert len(colours) == 2 * LEVELS
     for tag in "bi":
-        opacity = [colours[tag, level][3] for level in range(1, highlight.LEVELS + 1)]
+        opacity = [colours[tag, level][3] for level in range(1, LEVELS + 1)]
         assert (np.diff(opacity) > 0).all()
 
 
@@ -204,7 +205,7 @@ def test_contrast_on_every_background(paper, ink):
     paper, ink = rgb(paper), rgb(ink)
     for colour in backgrounds().values():
         assert contrast(over(colour, paper), ink) >= 4.5
-    share, grey = re.search(r"\.unknown\{opacity:([\d.]+);background:(#\w{8})", highlight.STYLE).groups()
+    share, grey = re.search(r"\.unknown\{opacity:([\d.]+);background:(#\w{8})", STYLE).groups()
     seen = [float(share) * c + (1 - float(share)) * paper for c in (over(rgb(grey), paper), ink)]
     assert contrast(*seen) >= 4.5
 
@@ -215,7 +216,7 @@ def test_signs_differ_for_colour_blind_eyes(blindness, paper):
     colours, paper = backgrounds(), rgb(paper)
     apart = [
         distance(over(colours["b", level], paper), over(colours["i", level], paper), blindness)
-        for level in range(1, highlight.LEVELS + 1)
+        for level in range(1, LEVELS + 1)
     ]
     assert (np.diff(apart) > 0).all()
     assert apart[-1] > 35
@@ -227,8 +228,8 @@ def test_the_colour_blind_distance_finds_red_and_green_alike():
 
 
 def test_lines_below_words_tell_signs_without_colour():
-    assert ".neon-highlight i{border-bottom-style:dashed}" in highlight.STYLE
-    assert "border-bottom:2px solid" in highlight.STYLE
+    assert ".neon-highlight i{border-bottom-style:dashed}" in STYLE
+    assert "border-bottom:2px solid" in STYLE
 
 
 def test_header_and_key_tell_what_is_shown():
@@ -291,6 +292,12 @@ def test_a_page_lets_in_its_own_style_alone():
     assert "script" not in policy
     assert ("html", {"lang": "en"}) in tags
     assert not any("style" in attrs for _, attrs in tags)
+
+
+def test_a_picture_stands_above_the_documents():
+    shown = page([document("<svg>")], title="<svg>", intro="<svg>", picture="<svg></svg>")
+    assert shown.count("<svg") == 1
+    assert shown.index("<h1") < shown.index("<svg></svg>") < shown.index('class="neon-highlight legend"')
 
 
 def test_scales_of_a_page():
@@ -442,5 +449,6 @@ def test_other_refusals():
         page(["a"])
     with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         h.terminal(width=0)
-    with pytest.raises(TypeError, match="n must be int"):
-        h.top(1.5)
+    for wrong in (1.5, True):
+        with pytest.raises(TypeError, match=f"n must be a whole number, got {wrong}"):
+            h.top(wrong)

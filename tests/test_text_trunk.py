@@ -299,6 +299,88 @@ def test_however_attention_is_written(vectors):
     assert np.allclose(found[0], found[2])
 
 
+GATED = {
+    "glu": (nn.functional.glu, lambda x: x[..., :D] * x[..., D:].sigmoid().detach()),
+    "hardsigmoid": (lambda x: x * nn.functional.hardsigmoid(x), lambda x: x * nn.functional.hardsigmoid(x.detach())),
+    "softmin": (lambda x: x * nn.functional.softmin(x, 1), lambda x: x * (-x.detach()).softmax(1)),
+    "local response norm": (
+        lambda x: nn.functional.local_response_norm(x, 1, 2.0),
+        lambda x: x / (1 + 2 * x.detach() ** 2) ** 0.75,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_gates_within_functions_are_constant(vectors, name):
+    class Gated(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, x):
+            return self.function(torch.cat([x, x.flip(2)], 2)).mean(1)[:, :D]
+
+    found, wanted = (explain_tokens(nn.Sequential(Gated(function), _head()), vectors) for function in GATED[name])
+    assert np.allclose(found.evidence, wanted.evidence)
+    assert np.allclose(found.relevance, wanted.relevance)
+
+
+class Normed(nn.Module):
+    """Channels (N, D, T) behind a norm of torch, or behind the same one by hand."""
+
+    def __init__(self, norm, groups):
+        super().__init__()
+        self.linear, self.norm, self.groups, self.by_hand = nn.Linear(D, D), norm, groups, False
+
+    def forward(self, x):
+        x = self.linear(x).mT
+        # without a ReLU, the mean of an instance would be its bias
+        return (self._by_hand(x) if self.by_hand else self.norm(x)).relu().mean(2)
+
+    def _by_hand(self, x):
+        groups = x.reshape(len(x), self.groups, -1)
+        var = groups.detach().var(2, correction=0, keepdim=True)
+        scaled = (groups - groups.mean(2, keepdim=True)) / (var + self.norm.eps).sqrt()
+        weight, bias = self.norm.weight, self.norm.bias
+        return scaled.view(x.shape) * (1 if weight is None else weight[:, None]) + (
+            0 if bias is None else bias[:, None]
+        )
+
+
+NORMS = {
+    "group": lambda: (nn.GroupNorm(2, D, eps=0.1), 2),
+    "one group, plain": lambda: (nn.GroupNorm(1, D, affine=False), 1),
+    "instance": lambda: (nn.InstanceNorm1d(D, eps=0.2, affine=True), D),
+    "instance, plain": lambda: (nn.InstanceNorm1d(D), D),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_over_channels_have_a_constant_scale(vectors, name):
+    trunk = Normed(*NORMS[name]()).double()
+    _shaken(trunk.norm)
+    model = nn.Sequential(trunk, _head())
+    found = explain_tokens(model, vectors)
+    trunk.by_hand = True
+    wanted = explain_tokens(model, vectors)
+    assert np.allclose(found.evidence, wanted.evidence)
+    assert np.allclose(found.relevance, wanted.relevance)
+    assert np.ptp(wanted.relevance, axis=1).min() > 1e-3
+
+
+def test_instances_by_running_statistics_are_linear(vectors):
+    norm = nn.InstanceNorm1d(D, affine=True, track_running_stats=True)
+    trunk = Normed(norm, D).double()
+    _shaken(norm)
+    norm.running_mean.copy_(torch.randn(D))
+    found = explain_tokens(nn.Sequential(trunk, _head()), vectors)
+    trunk.norm = nn.BatchNorm1d(D).double()
+    trunk.norm.load_state_dict(norm.state_dict())
+    wanted = explain_tokens(nn.Sequential(trunk, _head()), vectors)
+    assert np.allclose(found.relevance, wanted.relevance)
+    assert np.ptp(wanted.relevance, axis=1).min() > 1e-3
+
+
 @pytest.mark.filterwarnings("ignore:.*jit.trace:FutureWarning")
 def test_recurrent_layers_are_refused(vectors):
     class Recurrent(nn.Module):
@@ -580,7 +662,12 @@ REFUSED = {
         {"baseline": V[0], "method": "integrated gradients"}, ValueError, r"baseline must be a tensor of shape \(4,\)",
     ),
     "versus": ({"competitor": 1, "method": "integrated gradients"}, ValueError, "leave composite and competitor away"),
-    "batch": ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0"),
+    "batch": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+    "part of a batch": ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number, got 2.5"),
+    "part of a letter": (
+        {"texts": ["abc"] * 2, "spans": [[(0, 1.5)] * 3] * 2}, TypeError, "of spans must be a whole number, got 1.5",
+    ),
+    "steps": ({"n_steps": 0, "method": "integrated gradients"}, ValueError, "n_steps must be at least 1, got 0"),
     "infinite": ({"tokens": V / 0}, ValueError, "tokens must be finite"),
 }  # fmt: skip
 

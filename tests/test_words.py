@@ -61,9 +61,9 @@ def test_tokens_with_other_stop_words_and_lengths():
         ((b"cat",), TypeError, "text must be a string, got bytes"),
         (("cat", "german"), ValueError, "'german'"),
         (("cat", [1]), TypeError, "stop_words must be"),
-        (("cat", None, 0), ValueError, "min_length must be a whole number of at least 1, got 0"),
-        (("cat", None, 1.5), ValueError, "min_length"),
-        (("cat", None, True), ValueError, "min_length"),
+        (("cat", None, 0), ValueError, "min_length must be at least 1, got 0"),
+        (("cat", None, 1.5), TypeError, "min_length must be a whole number, got 1.5"),
+        (("cat", None, True), TypeError, "min_length must be a whole number, got True"),
     ],
 )
 def test_tokens_refuse(arguments, error, message):

@@ -121,10 +121,7 @@ def explain(
         route = _closed(model, X, batch_size, progress)
     head, table = route.head, route.table
     check_fidelity(head, min_fidelity)
-    competitor = None if competitor is None else int(cluster_ids(competitor, "competitor", head, ()))
-    chosen = None if cluster is None else cluster_ids(cluster, "cluster", head, route.shape)
-    if competitor is not None and chosen is not None and bool((chosen == competitor).all()):
-        raise ValueError(f"competitor must be another cluster than the explained one, got {competitor} for both")
+    chosen, competitor = asked_of(cluster, competitor, head, route.shape)
     stiff = functional.check_beta(beta)
     if stiff is not None and head.soft:
         raise ValueError(f"beta is part of a soft clustering, or not needed, and can not be chosen here; got {beta}")
@@ -153,7 +150,8 @@ def explain(
 
 def _closed(model: Any, X: Any, batch_size: int | None, progress: bool) -> Closed:
     """The closed form of a clustering, behind an encoding of the columns of X where its Pipeline begins with one."""
-    found = encode(model, plain(X)) if hasattr(model, "steps") and len(getattr(X, "shape", ())) == 2 else None
+    is_pipeline = hasattr(model, "steps") and not isinstance(model, nn.Module)  # heads have steps, too
+    found = encode(model, plain(X)) if is_pipeline and len(getattr(X, "shape", ())) == 2 else None
     if found is None:
         table = Table(X)
         return Closed(neuralize(model, X, progress=progress), table, batch_size, progress)
@@ -379,6 +377,17 @@ def cluster_ids(value: Any, name: str, head: Head, shape: tuple[int, ...]) -> Te
             f"but this head has {last + 1} clusters (0 to {last})"
         )
     return ids.to("cpu", torch.int64).expand(shape)
+
+
+def asked_of(
+    cluster: Any, competitor: int | None, head: Head, shape: tuple[int, ...]
+) -> tuple[Tensor | None, int | None]:
+    """The clusters to explain (None for the assigned ones) and the competitor, checked against a head."""
+    rival = None if competitor is None else int(cluster_ids(competitor, "competitor", head, ()))
+    chosen = None if cluster is None else cluster_ids(cluster, "cluster", head, shape)
+    if rival is not None and chosen is not None and chosen.numel() and bool((chosen == rival).all()):
+        raise ValueError(f"competitor must be another cluster than the explained one, got {rival} for both")
+    return chosen, rival
 
 
 def _names(names: Sequence[str] | None, table: Table, head: Head, is_trunk: bool) -> list[str] | None:

@@ -82,10 +82,7 @@ def text(source: str | None, **options: Any) -> None:
 
     Example: zennit-neon text posts --vectors glove.6B.50d.txt --clusters 20 --model kernel --out report.html
     """
-    try:
-        _text(source, **options)
-    except (ValueError, TypeError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    _text(source, **options)
 
 
 def _text(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..plot import number, shorten
 from ..text import Highlight, TextExplanation, page
+from ..text.markup import FOR
 from ..text.terminal import line, safe
 
 if TYPE_CHECKING:
@@ -26,11 +27,6 @@ EXCERPT, LONGEST_NAME = 800, 80
 
 #: Pictures beside each other, width of each and of its words, height of a line and of a title; in the page's pixels.
 COLUMNS, WIDTH, LABEL, LINE, TITLE = 3, 288, 128, 19, 30
-
-#: What stands before the documents of a page; no document can write it, as they are escaped.
-LEGEND = '<div class="neon-highlight legend">'
-
-BAR = "#d55e00"
 
 
 @dataclass
@@ -97,8 +93,7 @@ class TextReport:
     def page(self, intro: str, count: int) -> str:
         """HTML page that stands alone: the words of each cluster as bars, then ``count`` documents of each."""
         chosen = [document for k in range(self.explanation.n_clusters) for document in self.typical(k, count)]
-        content = page([self.highlight(document) for document in chosen], self.title, intro)
-        return content.replace(LEGEND, f"{self._picture()}{LEGEND}", 1)
+        return page([self.highlight(document) for document in chosen], self.title, intro, picture=self._picture())
 
     def _words(self, row: Any) -> str:
         order = np.argsort(-row.data, kind="stable")[: self.words]
@@ -133,7 +128,7 @@ def _bars(part: pandas.DataFrame) -> str:
         shapes.append(
             f"<g><title>mean relevance {number(float(relevance))}, in {documents} documents</title>"
             f'<text x="{LABEL}" y="{base - 6}" text-anchor="end">{html.escape(shorten(safe(word), 17))}</text>'
-            f'<rect x="{LABEL + 6}" y="{base - LINE + 2}" width="{length:.1f}" height="{LINE - 6}" fill="{BAR}"/></g>'
+            f'<rect x="{LABEL + 6}" y="{base - LINE + 2}" width="{length:.1f}" height="{LINE - 6}" fill="{FOR}"/></g>'
         )
     return "".join(shapes)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,24 +12,28 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..explanation import check_fidelity, cluster_ids
+from ..arrays import at_least
+from ..explanation import asked_of, check_fidelity
 from ..routes import Question
-from ..tabular import write
-from .highlight import Highlight, page
+from .documents import DocumentExplanation, filled
+from .highlight import Highlight
 from .reading import NamesReader, Reader, flat_steps, reader_of
 from .route import NOISE, TextRoute
+from .words import check_texts
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
     from scipy.sparse import csr_matrix
 
+    from ..surrogate import Fidelity
+
 __all__ = ["TextExplanation", "explain_text"]
 
 Array = np.ndarray[Any, Any]
 
-#: Documents on a page, and in a notebook, unless it is said which.
-PAGE, NOTEBOOK = 20, 3
+#: Documents in a notebook.
+NOTEBOOK = 3
 
 
 def explain_text(
@@ -107,17 +109,14 @@ def explain_text(
     route = TextRoute.of(reader, rest, X[known], batch_size, progress, chosen=cluster is not None)
     head = route.head
     check_fidelity(head, min_fidelity)
-    competitor = None if competitor is None else int(cluster_ids(competitor, "competitor", head, ()))
-    chosen = None if cluster is None else cluster_ids(cluster, "cluster", head, known.shape)
-    if competitor is not None and chosen is not None and bool((chosen == competitor).all()):
-        raise ValueError(f"competitor must be another cluster than the explained one, got {competitor} for both")
+    chosen, competitor = asked_of(cluster, competitor, head, known.shape)
     route.question = Question(route.stiffness(functional.check_beta(beta), competitor), competitor)
     data, absent, evidence, own = route.explain(None if chosen is None else chosen[torch.from_numpy(known)])
     return TextExplanation(
         relevance=type(X)((data, X.indices, X.indptr), shape=X.shape),
-        absent=_filled(absent, known, 0.0),
-        evidence=_filled(evidence, known, np.nan),
-        cluster=_filled(own, known, NOISE),
+        absent=filled(absent, known, 0.0),
+        evidence=filled(evidence, known, np.nan),
+        cluster=filled(own, known, NOISE),
         skipped=np.flatnonzero(~known),
         beta=route.question.beta,
         words=reader.words,
@@ -156,8 +155,6 @@ def _numbers(texts: Any, reader: Reader) -> tuple[csr_matrix, list[str] | None]:
     """What documents become, in float64 and without explicit zeros, and their texts unless they came as numbers."""
     from scipy.sparse import csr_matrix
 
-    from .words import check_texts
-
     sparse = hasattr(texts, "tocsr")
     if sparse and reader.averages:
         raise TypeError(f"texts must be strings to find their words, got a sparse {type(texts).__name__}")
@@ -176,16 +173,12 @@ def _numbers(texts: Any, reader: Reader) -> tuple[csr_matrix, list[str] | None]:
     return X, documents
 
 
-def _filled(values: Array, known: Array, missing: Any) -> Array:
-    """Values of the known documents at their places."""
-    result = np.full(len(known), missing, dtype=values.dtype)
-    result[known] = values
-    return result
-
-
-@dataclass(repr=False, eq=False)
-class TextExplanation:
+@dataclass(repr=False, eq=False, kw_only=True)
+class TextExplanation(DocumentExplanation):
     """Relevance of words for the clusters of documents, as :func:`explain_text` returns it.
+
+    Has the attributes of a :class:`~zennit_neon.text.documents.DocumentExplanation` (``evidence``, ``cluster``,
+    ``beta``, ``n_clusters``, ``labels``, ``texts``) and these.
 
     Attributes
     ----------
@@ -194,33 +187,16 @@ class TextExplanation:
     absent : ndarray, shape (N,)
         Sum of the relevance of all words that a document does not have; 0 for averages of word vectors.
         ``relevance.sum(1) + absent`` is ``evidence`` where nothing is dissipated (``conserves``).
-    evidence : ndarray, shape (N,)
-        Of the explained cluster (with a competitor, against it); NaN for documents that belong to none.
-    cluster : ndarray of int64, shape (N,)
-        The explained cluster; -1 for documents without known words, and for noise.
     skipped : ndarray of int64
         Documents without known words.
-    beta : float or None
-        Stiffness that was used.
     words : ndarray of str, shape (V,)
         The vocabulary.
-    n_clusters : int
-    labels : tuple or None
-        Names of the clusters, where they have any.
-    texts : list of str, or None
-        The documents, where they came as texts.
     """
 
     relevance: csr_matrix
     absent: Array
-    evidence: Array
-    cluster: Array
     skipped: Array
-    beta: float | None
     words: Array
-    n_clusters: int
-    labels: tuple[Any, ...] | None
-    texts: list[str] | None
     _reader: Reader
     _route: TextRoute
 
@@ -231,9 +207,6 @@ class TextExplanation:
             f"TextExplanation({len(self)} documents, {len(self.words)} words, n_clusters={self.n_clusters}, "
             f"beta={beta}{skipped})"
         )
-
-    def __len__(self) -> int:
-        return len(self.cluster)
 
     def __getitem__(self, index: int) -> Highlight:
         """The document with its words highlighted.
@@ -253,16 +226,7 @@ class TextExplanation:
             raise ValueError("texts came as a matrix, so that there is nothing to highlight: give the texts themselves")
         row = self.relevance[place]
         spans, scores = self._reader.scores(self.texts[place], row.indices, row.data)
-        cluster, evidence = int(self.cluster[place]), float(self.evidence[place])
-        skipped = place in self.skipped
-        return Highlight(
-            self.texts[place],
-            spans,
-            scores,
-            cluster=None if skipped else self._label(cluster),
-            evidence=None if np.isnan(evidence) else evidence,
-            title=f"document {place}" + (": no known words" if skipped else ""),
-        )
+        return self._highlight(place, self.texts[place], spans, scores, "words" if place in self.skipped else None)
 
     @property
     def competitor(self) -> int | None:
@@ -275,9 +239,10 @@ class TextExplanation:
         return bool(self._route.layer.conserves)
 
     @property
-    def fidelity(self) -> Any:
+    def fidelity(self) -> Fidelity | None:
         """How well the network stands for labels (:class:`~zennit_neon.Fidelity`); None where it is exact."""
-        return self._route.head.fidelity
+        measured: Fidelity | None = self._route.head.fidelity
+        return measured
 
     def top_words(self, n: int = 10) -> pandas.DataFrame:
         """Words with the largest mean relevance over the documents of each cluster: what makes this cluster.
@@ -293,7 +258,7 @@ class TextExplanation:
             ``cluster``, ``word``, ``relevance`` (mean over the documents of the cluster; 0 in those without the word),
             and ``documents`` of the cluster that have the word.
         """
-        count = _at_least_one(n, "n")
+        count = at_least(n, "n")
         rows = []
         for k in self._clusters():
             part = self.relevance[self.cluster == k]
@@ -323,7 +288,7 @@ class TextExplanation:
         ValueError
             If documents are averages of word vectors, in which absent words have no part, or the document was skipped.
         """
-        count = _at_least_one(n, "n")
+        count = at_least(n, "n")
         if self._reader.averages:
             raise ValueError("documents are averages of word vectors, in which absent words have no part")
         if document is not None:
@@ -356,24 +321,7 @@ class TextExplanation:
         """
         from .plot import top_words
 
-        return top_words(self, _at_least_one(n, "n"), clusters)
-
-    def to_html(
-        self, path: str | Path, documents: Sequence[int] | None = None, title: str = "Words of clusters"
-    ) -> None:
-        """Write highlighted documents as an HTML page that stands alone.
-
-        Parameters
-        ----------
-        path : str or Path
-            Replaced if it exists.
-        documents : sequence of int, optional
-            Which; by default the first 20 with known words.
-        title : str
-        """
-        chosen = self._first(PAGE) if documents is None else [self._place(index) for index in documents]
-        content = page([self[index] for index in chosen], title=title)
-        write(path, lambda name: Path(name).write_text(content, encoding="utf-8"))
+        return top_words(self, at_least(n, "n"), clusters)
 
     def _repr_html_(self) -> str:
         """The first documents, and the top words of each cluster."""
@@ -388,26 +336,9 @@ class TextExplanation:
             f"<table><thead><tr><th>cluster</th><th>words</th></tr></thead><tbody>{rows}</tbody></table></div>"
         )
 
-    def _first(self, count: int) -> list[int]:
-        return np.flatnonzero(self.cluster >= 0)[:count].tolist()
-
-    def _place(self, index: int) -> int:
-        place = operator.index(index)
-        if not -len(self) <= place < len(self):
-            raise IndexError(
-                f"index must be from 0 to {len(self) - 1}, got {place}: {len(self)} documents were explained"
-            )
-        return place % len(self)
-
     def _clusters(self) -> list[int]:
         """Clusters that have documents."""
         return np.unique(self.cluster[self.cluster >= 0]).tolist()
-
-    def _label(self, cluster: int) -> int | str:
-        if cluster < 0:
-            return "noise"
-        label = cluster if self.labels is None else self.labels[cluster]
-        return int(label) if isinstance(label, (int, np.integer)) else str(label)
 
     def _absent(self, documents: Array, cluster: int) -> Array:
         """Relevance (V,) of absent words, summed over documents of a cluster."""
@@ -429,13 +360,3 @@ def _frame(rows: list[tuple[Any, ...]], columns: Sequence[str]) -> pandas.DataFr
     import pandas
 
     return pandas.DataFrame(rows, columns=list(columns))
-
-
-def _at_least_one(value: Any, name: str) -> int:
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if whole < 1:
-        raise ValueError(f"{name} must be at least 1, got {whole}")
-    return whole

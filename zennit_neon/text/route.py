@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arrays import at_least
 from ..heads import Head, stiffness
 from ..neuralize import neuralize, noise_of
 from ..routes import Question
@@ -37,8 +38,6 @@ class TextRoute:
     question: Question
 
     def __init__(self, head: Head, X: csr_matrix, vectors: Array | None, batch_size: int | None, progress: bool):
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         width = X.shape[1] if vectors is None else vectors.shape[1]
         if head.n_features != width:
             raise ValueError(f"texts have {width} features, but model was fitted on {head.n_features}")
@@ -48,7 +47,8 @@ class TextRoute:
             self.layer = copy.deepcopy(self.layer).cpu()
         self.words, self.X = WordLayer(head, vectors), X
         self.scale = self.words.scale(X)
-        self.size = batch_size or max(1, min(DOCUMENTS, UNITS // len(self.words.weight)))
+        most = max(1, min(DOCUMENTS, UNITS // len(self.words.weight)))
+        self.size = most if batch_size is None else at_least(batch_size, "batch_size")
         self.progress = progress
         self.noise: Array | None = None
 

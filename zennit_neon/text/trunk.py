@@ -1,15 +1,13 @@
 """Which tokens put a document into its cluster, where a network of the user's own embeds it? ``explain_tokens``.
 
-:mod:`zennit_neon.text.encoder` says how relevance comes back to the tokens.
+:mod:`zennit_neon.text.ways` says how relevance comes back to the tokens.
 """
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,16 @@ from zennit.core import Composite
 from zennit.layer import Sum
 
 from .. import functional
+from ..arrays import whole
 from ..composites import Neon
-from ..explanation import check_fidelity, cluster_ids
+from ..explanation import asked_of, check_fidelity
 from ..guard import evaluating
 from ..routes import Question
-from ..tabular import write
-from .encoder import Answer, Batch, Encoder, integrated, linear, rules, text_route
-from .highlight import Highlight, page
+from .documents import DocumentExplanation, filled
+from .encoder import Answer, Batch, Encoder, text_route
+from .highlight import Highlight
 from .route import NOISE
+from .ways import integrated, linear, rules
 
 __all__ = ["TokenExplanation", "TokenMean", "explain_tokens"]
 
@@ -148,10 +148,7 @@ def explain_tokens(
     batch = Batch(tokens, encoder.known(tokens, mask), batch_size)
     documents, pieces = _documents(texts, spans, batch.lengths)
     check_fidelity(encoder.head, 0.9)
-    competitor = None if competitor is None else int(cluster_ids(competitor, "competitor", encoder.head, ()))
-    chosen = None if cluster is None else cluster_ids(cluster, "cluster", encoder.head, (len(batch),))
-    if competitor is not None and chosen is not None and bool((chosen == competitor).all()):
-        raise ValueError(f"competitor must be another cluster than the explained one, got {competitor} for both")
+    chosen, competitor = asked_of(cluster, competitor, encoder.head, (len(batch),))
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         route = text_route(encoder, batch)
         beta = functional.check_beta(neon.beta if beta is None else beta)
@@ -164,10 +161,11 @@ def explain_tokens(
         else:
             parts = integrated(encoder, batch, answer, baseline, n_steps)
     relevance, expected, even = batch.together(parts)
+    some = batch.some.numpy()
     result = TokenExplanation(
         relevance=relevance,
-        evidence=batch.filled(answer.evidence, np.nan),
-        cluster=batch.filled(answer.cluster, NOISE),
+        evidence=filled(answer.evidence, some, np.nan),
+        cluster=filled(answer.cluster, some, NOISE),
         mask=batch.mask.numpy(),
         expected=expected,
         even=even,
@@ -183,18 +181,17 @@ def explain_tokens(
     return result
 
 
-@dataclass(repr=False, eq=False)
-class TokenExplanation:
+@dataclass(repr=False, eq=False, kw_only=True)
+class TokenExplanation(DocumentExplanation):
     """Relevance of tokens for the clusters of documents, as :func:`explain_tokens` returns it.
+
+    Has the attributes of a :class:`~zennit_neon.text.documents.DocumentExplanation` (``evidence``, ``cluster``,
+    ``beta``, ``n_clusters``, ``labels``, ``texts``) and these.
 
     Attributes
     ----------
     relevance : ndarray, shape (N, T)
         Of each token, summed over the dimensions of its vector; 0 for padding.
-    evidence : ndarray, shape (N,)
-        Of the explained cluster (with a competitor, against it); NaN for documents without known tokens.
-    cluster : ndarray of int64, shape (N,)
-        The explained cluster; -1 for documents without known tokens.
     mask : ndarray of bool, shape (N, T)
         Which tokens are known.
     expected : ndarray, shape (N,)
@@ -203,27 +200,15 @@ class TokenExplanation:
     even : ndarray, shape (N,)
         The part of ``relevance.sum(1)`` that belongs to no token (midpoints, biases) and is shared evenly: by the
         linear way; else 0.
-    beta : float or None
-        Stiffness that was used.
-    n_clusters : int
-    labels : tuple or None
-        Names of the clusters, where they have any.
-    texts : list of str, or None
     spans : list of lists, or None
         Of the known tokens of each document in its text.
     """
 
     relevance: Array
-    evidence: Array
-    cluster: Array
     mask: Array
     expected: Array
     even: Array
-    beta: float | None
-    n_clusters: int
-    labels: tuple[Any, ...] | None = None
-    texts: list[str] | None = None
-    spans: list[list[Span]] | None = None
+    spans: list[list[Span]] | None
 
     def __repr__(self) -> str:
         beta = "None" if self.beta is None else f"{self.beta:.4g}"
@@ -231,9 +216,6 @@ class TokenExplanation:
             f"TokenExplanation({len(self)} documents, {int(self.mask.sum())} tokens, n_clusters={self.n_clusters}, "
             f"beta={beta})"
         )
-
-    def __len__(self) -> int:
-        return len(self.cluster)
 
     def __getitem__(self, index: int) -> Highlight:
         """The document with its words highlighted; pieces of a word as one.
@@ -245,49 +227,19 @@ class TokenExplanation:
         ValueError
             If there are no texts.
         """
-        place = operator.index(index)
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"index must be from 0 to {len(self) - 1}, got {place}")
+        place = self._place(index)
         if self.texts is None or self.spans is None:
             raise ValueError(
                 "there is nothing to highlight without texts: give texts=, and spans= unless they are lists"
             )
-        place %= len(self)
         text, scores = self.texts[place], self.relevance[place, self.mask[place]]
         words, sums = _words(text, self.spans[place], scores.tolist())
-        nowhere = self.cluster[place] < 0
-        return Highlight(
-            text,
-            words,
-            np.array(sums),
-            cluster=None if nowhere else self._label(int(self.cluster[place])),
-            evidence=None if nowhere else float(self.evidence[place]),
-            title=f"document {place}" + (": no known tokens" if nowhere else ""),
-        )
+        return self._highlight(place, text, words, np.array(sums), "tokens" if self.cluster[place] < 0 else None)
 
     @property
     def missing(self) -> Array:
         """What relevance should sum to, less what it sums to, (N,): lost on the way where rules do not conserve."""
         return self.expected - self.relevance.sum(1)
-
-    def to_html(self, path: str | Path, documents: Sequence[int] | None = None, title: str = "Tokens") -> None:
-        """Write highlighted documents as an HTML page that stands alone.
-
-        Parameters
-        ----------
-        path : str or Path
-            Replaced if it exists.
-        documents : sequence of int, optional
-            Which; all if not given.
-        title : str
-        """
-        chosen = range(len(self)) if documents is None else documents
-        content = page([self[index] for index in chosen], title=title)
-        write(path, lambda name: Path(name).write_text(content, encoding="utf-8"))
-
-    def _label(self, cluster: int) -> int | str:
-        label = cluster if self.labels is None else self.labels[cluster]
-        return int(label) if isinstance(label, (int, np.integer)) else str(label)
 
 
 def _way(method: Any, composite: Any, competitor: int | None, baseline: Any) -> str:
@@ -373,7 +325,7 @@ def _span(span: Any) -> Span:
     """Start and stop, or None for tokens that stand nowhere."""
     if span is None:
         return None
-    start, stop = (operator.index(edge) for edge in span)
+    start, stop = (whole(edge, "each edge of spans") for edge in span)
     return None if start == stop else (start, stop)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from ..arrays import at_least
 from ..tabular import listed
 from .vectors import WordVectors
 
@@ -54,7 +55,7 @@ def tokens(
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}")
-    return _tokens(text, _stop_words(stop_words), _min_length(min_length))
+    return _tokens(text, _stop_words(stop_words), at_least(min_length, "min_length"))
 
 
 def _tokens(text: str, stop_words: Collection[str], min_length: int) -> list[tuple[int, int]]:
@@ -95,12 +96,6 @@ def _stop_words(stop_words: Any) -> Collection[str]:
     if not all(isinstance(word, str) for word in stop_words):
         raise TypeError("stop_words must be 'english', a collection of strings, or None")
     return frozenset(stop_words)
-
-
-def _min_length(min_length: Any) -> int:
-    if isinstance(min_length, bool) or not isinstance(min_length, (int, np.integer)) or min_length < 1:
-        raise ValueError(f"min_length must be a whole number of at least 1, got {min_length!r}")
-    return int(min_length)
 
 
 class WordAverage(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -192,7 +187,7 @@ class WordAverage(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise TypeError(
                 f"vectors must be WordVectors, got {type(self.vectors).__name__}; WordVectors.of(...) makes one"
             )
-        return _stop_words(self.stop_words), _min_length(self.min_length)
+        return _stop_words(self.stop_words), at_least(self.min_length, "min_length")
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -1,0 +1,110 @@
+"""What explanations of documents have in common: answers, one for each document, and pages of highlighted words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arrays import whole
+from ..tabular import write
+from .highlight import Highlight, page
+
+__all__ = ["DocumentExplanation", "filled"]
+
+Array = np.ndarray[Any, Any]
+
+#: Documents on a page unless it is said which.
+PAGE = 20
+
+
+@dataclass(repr=False, eq=False, kw_only=True)
+class DocumentExplanation:
+    """Relevance for the clusters of documents.
+
+    Attributes
+    ----------
+    evidence : ndarray, shape (N,)
+        Of the explained cluster (with a competitor, against it); NaN for documents that belong to none.
+    cluster : ndarray of int64, shape (N,)
+        The explained cluster; -1 for documents without known words or tokens, and for noise.
+    beta : float or None
+        Stiffness that was used.
+    n_clusters : int
+    labels : tuple or None
+        Names of the clusters, where they have any.
+    texts : list of str, or None
+        The documents, where their texts are known.
+    """
+
+    evidence: Array
+    cluster: Array
+    beta: float | None
+    n_clusters: int
+    labels: tuple[Any, ...] | None
+    texts: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.cluster)
+
+    def __getitem__(self, index: int) -> Highlight:
+        raise NotImplementedError
+
+    def to_html(
+        self, path: str | Path, documents: Sequence[int] | None = None, title: str = "Words of clusters"
+    ) -> None:
+        """Write highlighted documents as an HTML page that stands alone.
+
+        Parameters
+        ----------
+        path : str or Path
+            Replaced if it exists.
+        documents : sequence of int, optional
+            Which; by default the first 20 that belong to a cluster.
+        title : str
+        """
+        chosen = self._first(PAGE) if documents is None else [self._place(index) for index in documents]
+        content = page([self[index] for index in chosen], title=title)
+        write(path, lambda name: Path(name).write_text(content, encoding="utf-8"))
+
+    def _first(self, count: int) -> list[int]:
+        """The first documents that belong to a cluster."""
+        return np.flatnonzero(self.cluster >= 0)[:count].tolist()
+
+    def _place(self, index: int) -> int:
+        place = whole(index, "index")
+        if not -len(self) <= place < len(self):
+            raise IndexError(
+                f"index must be from 0 to {len(self) - 1}, got {place}: {len(self)} documents were explained"
+            )
+        return place % len(self)
+
+    def _label(self, cluster: int) -> int | str:
+        if cluster < 0:
+            return "noise"
+        label = cluster if self.labels is None else self.labels[cluster]
+        return int(label) if isinstance(label, (int, np.integer)) else str(label)
+
+    def _highlight(
+        self, place: int, text: str, spans: Sequence[tuple[int, int]], scores: Array, unknown: str | None
+    ) -> Highlight:
+        """A document with scores of its words; it has no cluster if it knows none of them, which are then named."""
+        evidence = float(self.evidence[place])
+        return Highlight(
+            text,
+            spans,
+            scores,
+            cluster=None if unknown else self._label(int(self.cluster[place])),
+            evidence=None if np.isnan(evidence) else evidence,
+            title=f"document {place}" + (f": no known {unknown}" if unknown else ""),
+        )
+
+
+def filled(values: Array, known: Array, missing: Any) -> Array:
+    """Values of the known documents at their places among all."""
+    result = np.full(len(known), missing, dtype=values.dtype)
+    result[known] = values
+    return result
