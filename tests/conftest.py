@@ -1,6 +1,7 @@
 """Shared fixtures: real data where it is to be had, and settings for hypothesis."""
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -71,3 +72,21 @@ def unchanged_torch_state():
     before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
     yield
     assert before == (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
+
+
+@pytest.fixture
+def one_thread():
+    """Threads cost more than they bring for small layers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    """No figure stays open."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close("all")

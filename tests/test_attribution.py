@@ -11,10 +11,12 @@ from zennit.attribution import Gradient
 from zennit.composites import EpsilonGammaBox, EpsilonPlus, EpsilonPlusFlat, MixedComposite, NameMapComposite
 from zennit.rules import Epsilon, Gamma, Norm
 
-from tests.test_shared import Doubled, calls, differences, one_thread, with_head, zennit_passes  # noqa: F401
+from tests.test_shared import Doubled, calls, differences, with_head, zennit_passes  # noqa: F401
 from zennit_neon import NeuralizedKMeans
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _convolutions(channels=(3, 6, 5), dtype=torch.float64):

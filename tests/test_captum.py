@@ -24,6 +24,8 @@ from zennit_neon import explain
 from zennit_neon.captum import NEON, LayerNEON, NoiseTunnel
 from zennit_neon.composites import Neon, NeonVGG
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PATHS = [[(0, True), (1, True)], [(0, True), (1, False)], [(0, False), (2, True)], [(0, False), (2, False)]]
 
 
@@ -43,15 +45,6 @@ def _head(kind, clusters=None, beta=0.3):
     if kind == "hierarchy":
         return neon.NeuralizedHierarchy(rng.normal(size=(6, 3)), PATHS, **more)
     return neon.NeuralizedKMeans(centroids, explicit="explicit" in kind, soft="soft" in kind, **more)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than they bring for layers this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 KINDS = [

@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from tests.conftest import data_folder
+from tests.scenery import NAMES, tiny_network, write_labels, write_voc
 from tests.test_cli import assert_fails, run
-from tests.test_probe import tiny_network
-from tests.test_scenes import NAMES, write_labels, write_voc
 from zennit_neon.cli.voc import blocks_of
 from zennit_neon.evaluation import Matching, Scenes, match, match_objects
 from zennit_neon.evaluation.panels import panels

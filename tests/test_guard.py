@@ -11,10 +11,12 @@ from zennit.attribution import Gradient
 from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat, MixedComposite, NameMapComposite
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
-from tests.test_shared import Doubled, one_thread, with_head  # noqa: F401
+from tests.test_shared import Doubled, with_head
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
 from zennit_neon.guard import Snapshot, evaluating
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HOOKS = (
     "_forward_hooks",

@@ -32,15 +32,6 @@ def photo(rng):
     return rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
-@pytest.fixture
-def closed():
-    """Close the figures of a test."""
-    from matplotlib import pyplot
-
-    yield
-    pyplot.close("all")
-
-
 def _saved(image, path, **keywords):
     image.save(path, **keywords)
     return path
@@ -366,7 +357,7 @@ def _cells(axes):
 
 @pytest.mark.parametrize("on_image", [False, True])
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
-def test_a_grid_of_heat_maps(closed, monkeypatch, rng, kind, on_image):
+def test_a_grid_of_heat_maps(monkeypatch, rng, kind, on_image):
     from matplotlib import pyplot
 
     monkeypatch.setattr(pyplot, "show", lambda *_, **__: pytest.fail("shown"))
@@ -387,7 +378,7 @@ def test_a_grid_of_heat_maps(closed, monkeypatch, rng, kind, on_image):
     np.testing.assert_array_equal(rest, expected)
 
 
-def test_options_of_heat_maps(closed, rng):
+def test_options_of_heat_maps(rng):
     image, relevance = rng.uniform(size=(3, 6, 9)), rng.normal(size=(3, 6, 9))
     titles = ["a", r"$\no$", "c"]  # no mathematics
     figure, axes = heatmaps(image, relevance, titles, cmap="PiYG", limit=[1, 2, 3], columns=3)
@@ -411,7 +402,7 @@ def test_options_of_heat_maps(closed, rng):
         (5, 40, 10, (1, 5)),
     ],
 )
-def test_the_grid_suits_the_picture(closed, cells, height, width, grid):
+def test_the_grid_suits_the_picture(cells, height, width, grid):
     figure, axes = heatmaps(np.zeros((3, height, width)), np.ones((cells - 1, height, width)))
     assert axes.shape == grid
     across, down = figure.get_size_inches()
@@ -419,7 +410,7 @@ def test_the_grid_suits_the_picture(closed, cells, height, width, grid):
     assert across / columns / (down / rows - 0.3) == pytest.approx(width / height)
 
 
-def test_figures_of_any_shape_can_be_drawn(closed):
+def test_figures_of_any_shape_can_be_drawn():
     for shape, count in [((1, 2000), 2), ((2000, 1), 2), ((2, 2), 30)]:
         figure, _ = heatmaps(np.zeros((3, *shape)), np.ones((count, *shape)), columns=1)
         assert 0.5 < figure.get_size_inches().min() < figure.get_size_inches().max() <= 40

@@ -10,59 +10,14 @@ from zennit.composites import EpsilonGammaBox, EpsilonPlus
 from zennit.core import BasicHook
 
 from tests.conftest import data_folder
+from tests.scenery import Tiny, state_of, tiny_network
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import Neon, VGGBlocks
 from zennit_neon.evaluation.probe import activations_of, probing
 from zennit_neon.evaluation.scenes import Scenes
 from zennit_neon.evaluation.summaries import Place, neon
-from zennit_neon.network import Network, load_vgg16
+from zennit_neon.network import load_vgg16
 from zennit_neon.vision import cluster_features, layer_of_block
-
-WIDTHS = (6, 8, 8, 10, 10)
-MEAN, STD = (0.45, 0.5, 0.4), (0.2, 0.25, 0.3)
-
-
-class Tiny(nn.Module):
-    """Five blocks that end in max pooling, and a classifier that nobody needs."""
-
-    def __init__(self, norm=False, bias=True, kernel=3, spare=False):
-        super().__init__()
-        torch.manual_seed(1)
-        layers, before = [], 3
-        for width in WIDTHS:
-            layers.append(nn.Conv2d(before, width, kernel, padding=kernel // 2, bias=bias))
-            layers += [nn.BatchNorm2d(width)] * norm + [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-            before = width
-        self.features = nn.Sequential(*layers)
-        for layer in self.features:
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.running_mean.uniform_(-0.2, 0.2)
-                layer.running_var.uniform_(0.5, 2)
-        self.spare = nn.Linear(2, 2) if spare else None
-        self.calls = 0
-
-    def forward(self, x):
-        x = self.features(x)
-        self.calls += 1
-        return x.flatten(1).sum(1)
-
-
-def tiny_network(**options):
-    """The tiny network in evaluation mode."""
-    return Network(Tiny(**options).eval(), MEAN, STD, "tiny")
-
-
-def state_of(model):
-    """All that may not change in a model: objects, values, flags, hooks."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return (
-        [(name, id(value), value.requires_grad, value.grad) for name, value in model.named_parameters()],
-        {name: value.tolist() for name, value in model.state_dict().items()},
-        [
-            (module.training, sorted(vars(module)), [len(getattr(module, name)) for name in hooks])
-            for module in model.modules()
-        ],
-    )
 
 
 def _layers(model):

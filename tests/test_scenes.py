@@ -7,42 +7,8 @@ from PIL import Image
 from torchvision.datasets import VOCSegmentation
 
 from tests.conftest import data_folder
+from tests.scenery import NAMES, write_labels, write_voc
 from zennit_neon.evaluation import Scenes
-
-NAMES = ["000032", "2007_000039", "000061"]
-
-
-def write_voc(root, names=NAMES, year="2007", image_set="trainval", sizes=((40, 48),)):
-    """A VOCdevkit of noisy pictures with two objects each, of classes 15 and 9, with borders; returns its folder."""
-    random = np.random.default_rng(0)
-    base = root / "TrainVal" if year == "2011" else root
-    folder = base / "VOCdevkit" / f"VOC{year}"
-    for name in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(names):
-        height, width = sizes[index % len(sizes)]
-        objects = np.zeros((height, width), np.uint8)
-        objects[5:18, 4:20] = 255
-        objects[6:17, 5:19] = 1
-        objects[20 + index : 34, 22:40] = 2
-        picture = (
-            random.uniform(0, 60, (height, width, 3)) + 90 * (objects == 1)[..., None] + 130 * (objects == 2)[..., None]
-        )
-        Image.fromarray(picture.astype(np.uint8)).save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
-        write_labels(folder / "SegmentationObject" / f"{name}.png", objects)
-        classes = np.array([0, 15, 9], np.uint8)[np.where(objects == 255, 0, objects)]
-        write_labels(folder / "SegmentationClass" / f"{name}.png", np.where(objects == 255, 255, classes))
-    lines = "".join(f"{name}\n" for name in names)
-    (folder / "ImageSets" / "Segmentation" / f"{image_set}.txt").write_text(lines)
-    return folder
-
-
-def write_labels(path, labels):
-    """A picture with a palette, as VOC has them."""
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette([(7 * i) % 256 for i in range(768)])
-    assert image.mode == "P"
-    image.save(path)
 
 
 def _labels(path):

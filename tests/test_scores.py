@@ -28,15 +28,6 @@ def scores():
     return Scores(list(IMAGES), [3, 5], ["neon", "fm", "netdissect1"], values, seconds, {"year": "2007"})
 
 
-@pytest.fixture
-def closed():
-    """Close the figures of a test."""
-    from matplotlib import pyplot
-
-    yield
-    pyplot.close("all")
-
-
 def _student(values):
     return stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
 
@@ -149,7 +140,7 @@ def test_parts(scores):
         scores.part(["a", "z", "y"])
 
 
-def test_a_plot_has_a_line_for_each_method_with_values(scores, closed, monkeypatch):
+def test_a_plot_has_a_line_for_each_method_with_values(scores, monkeypatch):
     from matplotlib import pyplot
 
     monkeypatch.setattr(pyplot, "show", lambda *_, **__: pytest.fail("shown"))
@@ -173,7 +164,7 @@ def test_a_plot_has_a_line_for_each_method_with_values(scores, closed, monkeypat
         assert [text.get_text() for text in mine.get_legend().get_texts()] == ["neon", "fm"]
 
 
-def test_many_methods_look_different(closed):
+def test_many_methods_look_different():
     values = np.random.default_rng(0).uniform(size=(15, 2, 3))
     scores = Scores(list("abc"), [1, 2], [f"m{i}" for i in range(15)], values, values, {})
     _, ax = scores.plot()
@@ -181,7 +172,7 @@ def test_many_methods_look_different(closed):
     assert len(looks) == 15
 
 
-def test_a_plot_of_nothing_is_empty(scores, closed):
+def test_a_plot_of_nothing_is_empty(scores):
     scores.values[:] = NAN
     with warnings.catch_warnings():
         warnings.simplefilter("error")

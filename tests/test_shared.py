@@ -34,6 +34,8 @@ from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
 from zennit_neon.shared import UnknownRuleError, sharing
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def centroids(features, count):
     """Points of the features (N, d, ...), so that every cluster has members."""
@@ -65,15 +67,6 @@ def differences(found, expected):
     assert torch.isfinite(expected).all()
     assert (expected.norm(dim=1) > 0).all()
     return (found - expected).norm(dim=1) / expected.norm(dim=1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than they bring for layers this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_probe import Tiny, state_of, tiny_network
+from tests.scenery import Tiny, state_of, tiny_network
 from zennit_neon.composites import VGGBlocks
 from zennit_neon.evaluation.dissection import segments
 from zennit_neon.evaluation.probe import activations_of, probing
