@@ -34,30 +34,39 @@ def test_thresholds_are_order_statistics_whatever_the_batches(rng, share, kind):
     if kind == "zeros":
         pictures = [picture * (picture > 2) for picture in pictures]
     values = np.concatenate([picture.reshape(3, -1) for picture in pictures], 1)
-    kept = math.ceil(share * values.shape[1])
-    expected = np.sort(values, 1)[:, -kept]
+    above = math.floor(share * values.shape[1])
+    expected = np.sort(values, 1)[:, -above - 1]
     for order in itertools.permutations(pictures):
         quantile = TopQuantile(values.shape[1], share)
         for picture in order:
             quantile.add(torch.from_numpy(picture))
         np.testing.assert_array_equal(quantile.thresholds, expected)
-    assert ((values > expected[:, None]).sum(1) < kept).all()
-    assert ((values >= expected[:, None]).sum(1) >= kept).all()
+    if kind == "normal":
+        assert ((values > expected[:, None]).sum(1) == above).all()
+    assert ((values > expected[:, None]).sum(1) <= above).all()
+    assert ((values >= expected[:, None]).sum(1) > above).all()
+
+
+def test_a_share_that_is_less_than_one_location_has_no_threshold():
+    for total, share, known in ((199, 0.005, False), (200, 0.005, True), (1000, 0.005, True), (9, 0.1, False)):
+        quantile = TopQuantile(total, share)
+        quantile.add(torch.rand(1, 2, 1, total))
+        assert bool(quantile.thresholds.isfinite().all()) == known
 
 
 def test_memory_holds_the_share_and_no_more():
     quantile = TopQuantile(10_000, 0.005)
     for _ in range(10):
         quantile.add(torch.rand(1, 4, 100, 10))
-        assert quantile._largest.shape == (4, 50)
-        assert quantile._largest.untyped_storage().nbytes() == 4 * 4 * 50
+        assert quantile._largest.shape == (4, 51)
+        assert quantile._largest.untyped_storage().nbytes() == 4 * 4 * 51
 
 
 def test_wrong_counts_and_shares_are_refused():
     for share in (0, 1, -0.1, math.nan):
         with pytest.raises(ValueError, match="share must be between 0 and 1, got"):
             TopQuantile(100, share)
-    quantile = TopQuantile(12)
+    quantile = TopQuantile(12, 0.25)
     with pytest.raises(ValueError, match="12 locations were announced, but 0 seen"):
         _ = quantile.thresholds
     for seen in (6, 12, 18):

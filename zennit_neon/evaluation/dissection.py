@@ -17,7 +17,7 @@ __all__ = ["TopQuantile", "segments", "thresholds_kept", "upsampled"]
 
 
 class TopQuantile:
-    """The threshold that a given share of a unit's activations reaches, exact, over many pictures.
+    """The threshold that a given share of a unit's activations exceeds, exact, over many pictures.
 
     Keeps the largest activations of each unit only, so memory grows with that share.
 
@@ -32,7 +32,7 @@ class TopQuantile:
     def __init__(self, total: int, share: float = 0.005):
         if not 0 < share < 1:
             raise ValueError(f"share must be between 0 and 1, got {share}")
-        self.total, self.share, self.kept = total, share, max(1, math.ceil(share * total))
+        self.total, self.above = total, math.floor(share * total + 1e-9)
         self._seen = 0
         self._largest: Tensor | None = None
 
@@ -41,19 +41,18 @@ class TopQuantile:
         rows = activations[0].flatten(1)
         self._seen += rows.shape[1]
         largest = rows if self._largest is None else torch.cat([self._largest, rows], 1)
-        self._largest = largest.topk(min(self.kept, largest.shape[1]), 1, sorted=False).values.clone()
+        self._largest = largest.topk(min(self.above + 1, largest.shape[1]), 1, sorted=False).values.clone()
 
     @property
     def thresholds(self) -> Tensor:
-        """Of each unit, (C,): the least of its largest activations, as many of which are kept as the share says.
+        """Of each unit, (C,); as many activations are above it as the share says, or fewer where they are equal.
 
-        NaN if that is not even one.
+        NaN if that is not even one: nothing exceeds the maximum.
         """
         if self._largest is None or self._seen != self.total:
             raise ValueError(f"{self.total} locations were announced, but {self._seen} seen")
         least = self._largest.amin(1)
-        # the maximum, which nothing exceeds, is no threshold
-        return least if self.share * self.total >= 1 else torch.full_like(least, math.nan)
+        return least if self.above else torch.full_like(least, math.nan)
 
 
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:

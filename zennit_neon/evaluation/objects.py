@@ -188,7 +188,9 @@ class _Job:
         """Block, method, heatmaps, matching and seconds of each result."""
         x = self.network.prepare(scene.picture[None])
         masks, valid = scene.masks(self.background)
+        start = time.perf_counter()
         places = self._places(x, {block for block, _ in todo})
+        ahead = (time.perf_counter() - start) / len(todo)
         for block, method in todo:
             if block not in places:  # nothing is left of the picture there
                 yield block, method, *self._nothing(x, masks), 0.0
@@ -202,7 +204,7 @@ class _Job:
                         made[block, method.make] = _timed(places[block], method, probe)
                     raw, spent = made[block, method.make]
                     maps = smoothed(raw, method.smooth)
-                    yield block, method, maps, _matched(maps, masks, valid), spent + seconds / len(part)
+                    yield block, method, maps, _matched(maps, masks, valid), spent + ahead + seconds / len(part)
 
     @contextlib.contextmanager
     def _passes(self, x: Tensor, flat: int | None, blocks: list[int]) -> Iterator[tuple[Probe | None, float]]:
@@ -247,13 +249,14 @@ def _reached(model: nn.Module, layers: dict[int, str], x: Tensor) -> dict[int, T
 
 
 def _timed(place: Place, method: Method, probe: Probe | None) -> tuple[Tensor, float]:
-    """Heatmaps (K, H, W), and the seconds that they took; NaN for a picture without K clusters."""
-    start = time.perf_counter()
+    """Heatmaps (K, H, W), and the seconds that they took with all they need; NaN for a picture without K clusters."""
+    shared, start = 0.0, time.perf_counter()
     try:
+        shared, start = place.prepare(method.make), time.perf_counter()
         maps = method.make(place) if probe is None else probe.pull(place.layer, method.make(place))
     except TooFewClustersError:
         maps = place.x.new_full((place.n_clusters, *place.size), math.nan)
-    return maps, time.perf_counter() - start
+    return maps, shared + time.perf_counter() - start
 
 
 def _matched(maps: Tensor, masks: Tensor, valid: Tensor) -> Matching:

@@ -30,7 +30,7 @@ class Scores:
     images, methods : list of str
     blocks : list of int
     values, seconds : ndarray, shape (methods, blocks, images)
-        S, and the time that the heatmaps took (with their share of the forward pass); NaN where there is none.
+        S, and the time that the heatmaps took, with k-means and their share of forward passes; NaN where there is none.
     settings : dict of str to str
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,7 @@ class Place:
     seed: int = 0
     thresholds: Tensor | None = None
     steps: int = field(default=10, repr=False)
+    _spent: float | None = field(default=None, init=False, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -72,6 +74,16 @@ class Place:
         with ClusterGradient(self.clusters, Neon()) as attributor:
             evidence, relevance = attributor(self.activations)
         return evidence[0], relevance[0]
+
+    def prepare(self, make: Callable[[Place], Tensor]) -> float:
+        """Seconds that the clusters and their evidence take, if a summary needs them; they are found only once."""
+        if make not in CLUSTERED:
+            return 0.0
+        if self._spent is None:
+            start = time.perf_counter()
+            _ = self.explained
+            self._spent = time.perf_counter() - start
+        return self._spent
 
     def positive(self, x: Tensor) -> Tensor:
         """Positive evidence (N, K) of pictures, summed over locations, as a function of the pixels."""
@@ -155,6 +167,8 @@ MAPS: dict[str, Callable[[Place], Tensor]] = {
     "gradient_x_input": gradient_x_input,
     "ig": ig,
 }
+#: Methods that need the picture's own clusters.
+CLUSTERED = (neon, masks, evidence, gradient_x_input, ig)
 #: Methods of network dissection, and the first block in which they are affordable (footnote 3, paper 1).
 DISSECTION, FIRST_DISSECTED = (netdissect1, netdissect2), 3
 
