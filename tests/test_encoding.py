@@ -31,7 +31,7 @@ from sklearn.preprocessing import (
 )
 
 from zennit_neon import KernelKMeans, explain, neuralize
-from zennit_neon.encoding import encode
+from zennit_neon.encoding import Encoding, encode
 
 NUMBERS = ["age", "income", "visits"]
 
@@ -209,6 +209,26 @@ def test_results_have_the_dtype_of_the_table(dtype):
         assert (explain(pipeline, frame).relevance.dtypes == np.float32).all()
     with pytest.raises(TypeError, match="floating point"):
         explain(pipeline, X.int())
+
+
+def test_many_rows_are_encoded_at_a_time(people, monkeypatch):
+    pipeline = make_pipeline(columns("one-hot"), KMeans(3, n_init=2, random_state=0)).fit(people)
+    many, rows, whole = people.iloc[np.arange(30_000) % 120], [], Encoding.__call__
+
+    def counted(self, table):
+        rows.append(len(table))
+        return whole(self, table)
+
+    e = explain(pipeline, people)
+    monkeypatch.setattr(Encoding, "__call__", counted)
+    monkeypatch.setattr("zennit_neon.arrays.ENCODED", 9 * 4096)
+    found = explain(pipeline, many, beta=e.beta, batch_size=100)
+    assert np.allclose(found.relevance, e.relevance.iloc[np.arange(30_000) % 120], atol=1e-10)
+    top = [count for count in rows if count > 1000]
+    assert len(top) == 3 * 8  # the whole and its two blocks, once each
+    assert max(top) == 4000  # and not more than fit
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        explain(pipeline, people, batch_size=0)
 
 
 def test_affine_columns_are_a_head(people):

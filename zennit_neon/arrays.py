@@ -143,6 +143,10 @@ class Table:
         return result if self.kind == "torch" else result.numpy()
 
 
+#: Numbers that are encoded at a time: 32 MB.
+ENCODED = 2**22
+
+
 class Columns(Table):
     """A table of any columns, read as the numbers (N, m), float64, that ``encoding`` makes of them.
 
@@ -174,6 +178,16 @@ class Columns(Table):
     def read(self, start: int, stop: int, like: Tensor | None = None, cast: bool = False) -> Tensor:
         """Numbers of the rows from ``start`` to ``stop``."""
         return torch.from_numpy(self.encoding(plain(self.X[start:stop])))
+
+    def batches(
+        self, size: int, progress: bool, title: str, like: Tensor | None = None, cast: bool = False
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Batches as of any table; encoded many at a time, as an encoding takes its time for each call."""
+        many = max(1, ENCODED // max(1, size * len(self.encoding.source))) * at_least(size, "batch_size")
+        for place, numbers in super().batches(many, progress, title, like, cast):
+            for start in range(0, len(numbers), size):
+                part = numbers[start : start + size]
+                yield slice(place.start + start, place.start + start + len(part)), part
 
     def pooled(self, relevance: Tensor) -> Tensor:
         """Relevance of the columns from that of the numbers."""
