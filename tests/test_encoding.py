@@ -1,6 +1,7 @@
 """Pipelines that treat columns apart: scalers of some, categories, gaps and bent scales of others."""
 
 import copy
+import pickle
 
 import numpy as np
 import pandas
@@ -357,6 +358,14 @@ def test_other_columns_are_refused(people):
 def test_unfitted_steps_are_refused(people):
     with pytest.raises(ValueError, match="fit"):
         explain(make_pipeline(columns("one-hot"), KMeans(3)), people)
+
+
+def test_explanations_can_be_pickled_and_copied(people):
+    pipeline = make_pipeline(columns("bent, then PCA"), KMeans(3, n_init=2, random_state=0)).fit(people)
+    e = explain(pipeline, people)
+    for other in (pickle.loads(pickle.dumps(e)), copy.deepcopy(e)):
+        assert other.relevance.equals(e.relevance)
+        assert other.through(1).equals(e.through(1))
 
 
 def test_plots_show_categories(people):

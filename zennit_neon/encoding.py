@@ -7,6 +7,7 @@ of the table, be they numbers or not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class Encoding:
 
     def then(self, after: Encoding) -> Encoding:
         """Apply this first, and ``after`` to what it gives."""
-        return Encoding(lambda rows: after.apply(self.apply(rows)), self.source[after.source])
+        return Encoding(functools.partial(_one_after_the_other, self.apply, after.apply), self.source[after.source])
 
     def pooled(self, relevance: Tensor, width: int) -> Tensor:
         """Relevance (N, width) of the columns, from that of the numbers (N, m)."""
@@ -94,7 +95,22 @@ def encode(pipeline: Any, X: Any) -> tuple[Encoding, Steps] | None:
 
 
 def _identity(rows: Any) -> Encoding:
-    return Encoding(lambda given: given, np.arange(rows.shape[1]))
+    return Encoding(_as_they_are, np.arange(rows.shape[1]))
+
+
+# functions of the module, so that an explanation can be pickled
+
+
+def _as_they_are(rows: Any) -> Any:
+    return rows
+
+
+def _one_after_the_other(first: Callable[[Any], Any], second: Callable[[Any], Any], rows: Any) -> Any:
+    return second(first(rows))
+
+
+def _side_by_side(encodings: Sequence[tuple[Block, Encoding]], rows: Any) -> Array:
+    return np.concatenate([encoding(_chosen(rows, block)) for block, encoding in encodings], axis=1)
 
 
 def _is_affine(step: Any) -> bool:
@@ -154,11 +170,10 @@ def _blocks(step: Any, rows: Any) -> tuple[Encoding, Steps]:
 
 def _beside(encodings: Sequence[tuple[Block, Encoding]]) -> Encoding:
     """Encodings of some columns each as one of the whole table."""
-
-    def apply(rows: Any) -> Array:
-        return np.concatenate([encoding(_chosen(rows, block)) for block, encoding in encodings], axis=1)
-
-    return Encoding(apply, np.concatenate([block.columns[encoding.source] for block, encoding in encodings]))
+    return Encoding(
+        functools.partial(_side_by_side, encodings),
+        np.concatenate([block.columns[encoding.source] for block, encoding in encodings]),
+    )
 
 
 def _chosen(rows: Any, block: Block) -> Any:
