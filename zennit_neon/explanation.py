@@ -23,6 +23,8 @@ from .routes import Closed, Encoded, Question, Trunk
 if TYPE_CHECKING:
     import pandas
 
+    from .surrogate import Fidelity
+
 __all__ = ["explain", "Explanation"]
 
 #: The cluster of points that belong to none, as in scikit-learn.
@@ -216,7 +218,7 @@ class Explanation:
         return self._route.table.X
 
     @property
-    def fidelity(self) -> Any:
+    def fidelity(self) -> Fidelity | None:
         """How well the network stands for labels (:class:`~zennit_neon.Fidelity`); None where it is exact."""
         return self._route.head.fidelity
 

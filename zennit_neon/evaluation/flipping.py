@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..kde import ConditionalKDE
 
-__all__ = ["curves_by_density", "curves_by_value", "flip_over_data"]
+__all__ = ["curves_by_density", "curves_by_value", "flip_over_data", "order", "stops_of"]
 
 #: Says of points (M, d, ...) whether each (M,) lies in the cluster it is asked about.
 Inside = Callable[[Tensor, slice], Tensor]
