@@ -447,6 +447,8 @@ def test_other_refusals():
         page([h], scale="own")
     with pytest.raises(TypeError, match="each of highlights must be Highlight, got str"):
         page(["a"])
+    with pytest.raises(TypeError, match="title must be str, got NoneType"):
+        page([], title=None)
     with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         h.terminal(width=0)
     for wrong in (1.5, True):

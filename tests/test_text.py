@@ -382,6 +382,26 @@ def test_selected_words_alone_are_scored(texts):
     assert unknown == set(texts[0].split()) - set(e.words)
 
 
+@pytest.mark.parametrize("scaler", [MaxAbsScaler(), StandardScaler(with_mean=False), Normalizer()], ids=str)
+def test_words_selected_behind_a_scale_are_never_dense(scaler):
+    rng = np.random.default_rng(0)
+    rare = [f"rare{i}x" for i in range(6000)]
+    texts = [" ".join([*rng.choice(VOCABULARY, 6), *rare[20 * i : 20 * i + 20]]) for i in range(300)]
+    some = SelectKBest(lambda X, y: rng.permutation(X.shape[1]), k=2000)
+    model = make_pipeline(TfidfVectorizer(), scaler, some, KMeans(3, n_init=1, random_state=0)).fit(texts, [0] * 300)
+    tracemalloc.start()
+    e = explain_text(model, texts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(e.words) == 2000
+    assert peak < 2000 * 6000  # bytes: an eighth of the matrix
+    plain = explain(model[-1], model[:-1].transform(texts).toarray())
+    assert np.allclose(_dense(e)[_dense(e) != 0], plain.relevance[_dense(e) != 0])
+    assert np.allclose(_sums(e), plain.evidence)
+    as_numbers = explain_text(model, model[:-1].transform(texts))
+    assert np.allclose(_dense(as_numbers), _dense(e))
+
+
 def test_nearest_centroid_and_its_names(texts):
     model = make_pipeline(TfidfVectorizer(), TruncatedSVD(4, random_state=0), NearestCentroid())
     model.fit(texts, np.array(["one", "two", "three"])[[i % 3 for i in range(60)]])
@@ -417,6 +437,32 @@ def test_surrogates_of_labels(texts, vectors):
     assert not _sums(noisy)[labels == 0].any()
     assert noisy[0].cluster == "noise"
     assert (dense.cluster == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["estimator", "labels", "list", "average"])
+def test_labels_of_documents_without_known_words(kind):
+    some = ["cat dog fur", "dog fur tail", "stock bond", "bond price stock", "", "cat tail", "price stock"]
+    texts, known = some * 4, np.array([bool(text) for text in some] * 4)
+    model = make_pipeline(TfidfVectorizer(), TruncatedSVD(2, random_state=0), AgglomerativeClustering(2))
+    labels = model.fit_predict(texts)
+    names = np.where(labels == labels[0], "pets", "money").astype(object)
+    names[0] = math.nan  # noise, which is no name
+    if kind == "estimator":
+        e = explain_text(model, texts)
+        assert (e.cluster[known] == labels[known]).all()
+        assert len(model[-1].labels_) == 28
+    else:
+        words = ["cat", "dog", "fur", "tail", "stock", "bond", "price"]
+        table = WordAverage(WordVectors(words, [[1.0, i / 9] if i < 4 else [-1.0, i / 9] for i in range(7)]))
+        bag = make_pipeline(TfidfVectorizer(), TruncatedSVD(2, random_state=0)).fit(texts)
+        vectorizer = table if kind == "average" else bag
+        e = explain_text(names if kind == "labels" else names.tolist(), texts, vectorizer=vectorizer)
+        known[0] = False
+        assert [e.labels[k] for k in e.cluster[known]] == names[known].tolist()
+    assert e.skipped.tolist() == [4, 11, 18, 25]
+    assert (e.cluster[~known] == -1).all()
+    assert np.isnan(e.evidence[~known]).all()
+    assert np.isfinite(e.evidence[known]).all()
 
 
 def test_sparse_matrices_stay_sparse(texts, monkeypatch):
@@ -508,6 +554,21 @@ def test_other_analyzers_give_the_matrix_alone(texts, analyzer):
     with pytest.raises(ValueError, match="own analyzer"):
         e[0]
     assert "<table" in e._repr_html_()
+
+
+@pytest.mark.parametrize("method", ["build_analyzer", "build_tokenizer", "build_preprocessor"])
+@pytest.mark.parametrize("base", [CountVectorizer, TfidfVectorizer])
+def test_vectorizers_with_methods_of_their_own_give_the_matrix_alone(texts, method, base):
+    def build(self):
+        usual = getattr(base, method)(self)
+        return lambda text: usual(text.replace("w", "v"))
+
+    vectorizer = type("Own", (base,), {method: build})
+    e = explain_text(make_pipeline(vectorizer(), KMeans(3, n_init=1, random_state=0)).fit(texts), texts)
+    assert np.allclose(_sums(e), e.evidence)
+    with pytest.raises(ValueError, match="has its own analyzer"):
+        e[0]
+    assert "<article" not in e._repr_html_()
 
 
 @pytest.mark.parametrize("kind", ["average", "bag"])

@@ -307,7 +307,49 @@ GATED = {
         lambda x: nn.functional.local_response_norm(x, 1, 2.0),
         lambda x: x / (1 + 2 * x.detach() ** 2) ** 0.75,
     ),
+    "norm of linalg": (lambda x: x / torch.linalg.norm(x, dim=2, keepdim=True), lambda x: _unit(x)),
+    "vector norm": (lambda x: x / torch.linalg.vector_norm(x, dim=2, keepdim=True), lambda x: _unit(x)),
+    "special softmax": (lambda x: x * torch.special.softmax(x, 1), lambda x: x * x.detach().softmax(1)),
+    "expit": (lambda x: x * torch.special.expit(x), lambda x: x * x.detach().sigmoid()),
+    "sigmoid in place": (lambda x: x * (x + 0).sigmoid_(), lambda x: x * x.detach().sigmoid()),
+    "sigmoid in its place": (lambda x: x * _after(torch.sigmoid_, x + 0), lambda x: x * x.detach().sigmoid()),
+    "tanh in place": (lambda x: (x + 0).tanh_(), lambda x: x * (x.tanh() / x).detach()),
+    "elu in its place": (lambda x: _after(nn.functional.elu_, x - 2), lambda x: _elu(x - 2)),
+    "elu in place": (lambda x: _after(nn.ELU(inplace=True), x - 2), lambda x: _elu(x - 2)),
+    "silu in place": (lambda x: _after(nn.SiLU(inplace=True), x + 0), lambda x: x * x.detach().sigmoid()),
+    "var and mean": (lambda x: _standard(x, *torch.var_mean(x, 2, keepdim=True), 0.5), lambda x: _standardised(x)),
+    "std and mean": (lambda x: _standard(x, *torch.std_mean(x, 2, keepdim=True), 1), lambda x: _standardised(x)),
+    "layer norm of torch": (
+        lambda x: torch.native_layer_norm(x, [2 * D], None, None, 0.0)[0],
+        lambda x: (x - x.mean(2, True)) / x.detach().std(2, correction=0, keepdim=True),
+    ),
+    "instance norm of torch": (
+        lambda x: torch.instance_norm(x, None, None, None, None, True, 0.1, 0.0, False),
+        lambda x: (x - x.mean(2, True)) / x.detach().std(2, correction=0, keepdim=True),
+    ),
 }
+
+
+def _unit(x):
+    return x / x.detach().norm(dim=2, keepdim=True)
+
+
+def _elu(x):
+    return x * (nn.functional.elu(x) / x).detach()
+
+
+def _after(function, x):
+    """What is in the place of x then."""
+    function(x)
+    return x
+
+
+def _standard(x, spread, mean, power):
+    return (x - mean) / spread**power
+
+
+def _standardised(x):
+    return (x - x.mean(2, True)) / x.detach().std(2, keepdim=True)
 
 
 @pytest.mark.parametrize("name", GATED)
@@ -323,6 +365,56 @@ def test_gates_within_functions_are_constant(vectors, name):
     found, wanted = (explain_tokens(nn.Sequential(Gated(function), _head()), vectors) for function in GATED[name])
     assert np.allclose(found.evidence, wanted.evidence)
     assert np.allclose(found.relevance, wanted.relevance)
+
+
+BENT = {
+    "norm": lambda x: x / (x * x).sum(2, keepdim=True).sqrt(),
+    "softmax": lambda x: x * x.log_softmax(1).exp(),
+    "two signals": lambda x: nn.functional.silu(x) * x.flip(2),
+    "residual": lambda x: x + 0.1 * x * x,
+}
+
+
+class Bent(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.linear = function, nn.Linear(D, D, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.linear(self.function(x)).mean(1)
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_trunks_that_are_not_linear_with_constant_gates_are_warned_about(vectors, name):
+    with pytest.warns(UserWarning, match="not linear, even with the gates .* use method='integrated") as found:
+        explain_tokens(nn.Sequential(Bent(BENT[name]), _head()), vectors, batch_size=2)
+    assert len(found) == 1
+    assert found[0].filename == __file__
+
+
+class Cut(torch.autograd.Function):
+    """A function that can be differentiated once."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient * (ctx.saved_tensors[0] > 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_linear_trunks_are_not_warned_about(vectors):
+    large_biases = Bent(lambda x: nn.functional.linear(x, torch.eye(D).double(), 100 * torch.ones(D).double()))
+    leaky = Bent(nn.Sequential(nn.LeakyReLU(), nn.LayerNorm(D, dtype=torch.float64), nn.Hardtanh()))
+    largest = Bent(lambda x: x.amax(1, keepdim=True) + x)
+    for trunk in (large_biases, leaky, largest, Bent(Cut.apply)):
+        explain_tokens(nn.Sequential(trunk, _head()), vectors)
+    for options in ({}, {"activation": "gelu", "norm_first": True}, {"batch_first": False}):
+        explain_tokens(_encoder(**options), IDS, embedding="0.embedding")
 
 
 class Normed(nn.Module):
@@ -637,6 +729,16 @@ def test_highlights_and_pages(vectors, mask, tmp_path):
         explain_tokens(_trunk(), vectors)[0]
 
 
+def test_notebooks_show_the_first_documents(vectors):
+    texts = [[f"<b>{i}", "b", "c", "d", "e"] for i in range(6)]
+    shown = explain_tokens(_trunk(), vectors, texts=texts)._repr_html_()
+    assert shown.count("<article") == 3
+    assert "&lt;b&gt;2" in shown
+    assert "TokenExplanation(6 documents" in shown
+    alone = explain_tokens(_trunk(), vectors)._repr_html_()
+    assert alone == "<div><p>TokenExplanation(6 documents, 30 tokens, n_clusters=4, beta=0.3)</p></div>"
+
+
 # refusals
 
 V = torch.zeros(2, 3, D, dtype=torch.float64) + torch.arange(3.0)[:, None]
@@ -655,6 +757,10 @@ REFUSED = {
     "lists and spans": ({"texts": [["a"]] * 2, "spans": [[None] * 3] * 2}, TypeError, "texts must be strings"),
     "cluster": ({"cluster": 4}, ValueError, "cluster: relevance of cluster 4"),
     "competitor": ({"competitor": 2, "cluster": 2}, ValueError, "competitor must be another cluster"),
+    "order of spans": (
+        {"texts": ["I am here"] * 2, "spans": [[(0, 1), (2, 4), (5, 9)], [(5, 9), (0, 1), (2, 4)]]}, ValueError,
+        r"spans must be in order, but document 1 has \(0, 1\) behind \(5, 9\)",
+    ),
     "beta": ({"beta": -1.0}, ValueError, "beta"),
     "method": ({"method": "gradient"}, ValueError, "method must be 'linear' or"),
     "baseline": ({"baseline": V[0, 0]}, ValueError, "baseline is for"),
@@ -705,9 +811,25 @@ class Twice(nn.Module):
         (nn.Sequential(Detached(), _head()), V, None, ValueError, "torch can differentiate"),
         (nn.Sequential(nn.Sigmoid(), TokenMean(), _head()), V, None, ValueError, r"not by gates \(softmax, sigmoid\)"),
         (nn.Sequential(Twice(), _head()), IDS, "0.embedding", ValueError, "run once by the model, but it was run 2"),
+        (nn.Sequential(Twice(), _head()), IDS, "nope", ValueError, "layer of the model or its name, got 'nope'"),
+        (nn.Sequential(Twice(), _head()), IDS + 3, "0.embedding", ValueError, "that the embedding has, got 3 to 12"),
+        (nn.Sequential(Twice(), _head()), IDS - 1, "0.embedding", ValueError, "that the embedding has, got -1 to 8"),
         (nn.Sequential(nn.Flatten(), nn.Linear(15, D).double(), _head()), IDS, "0", ValueError, "put out vectors"),
     ],
-    ids=["list", "headless", "stranger", "vectors", "shape", "detached", "gates", "twice", "no vectors"],
+    ids=[
+        "list",
+        "headless",
+        "stranger",
+        "vectors",
+        "shape",
+        "detached",
+        "gates",
+        "twice",
+        "no layer",
+        "large ids",
+        "negative ids",
+        "no vectors",
+    ],
 )
 def test_refused_models(model, tokens, embedding, kind, message):
     with pytest.raises(kind, match=message):

@@ -2,9 +2,11 @@
 
 import gzip
 import pickle
+import struct
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
 from sklearn.base import clone
 from sklearn.cluster import KMeans
@@ -61,6 +63,7 @@ def test_tokens_with_other_stop_words_and_lengths():
         ((b"cat",), TypeError, "text must be a string, got bytes"),
         (("cat", "german"), ValueError, "'german'"),
         (("cat", [1]), TypeError, "stop_words must be"),
+        (("cat", iter(["cat"])), TypeError, "stop_words must be .* got list_iterator"),
         (("cat", None, 0), ValueError, "min_length must be at least 1, got 0"),
         (("cat", None, 1.5), TypeError, "min_length must be a whole number, got 1.5"),
         (("cat", None, True), TypeError, "min_length must be a whole number, got True"),
@@ -133,13 +136,37 @@ def test_text_files(tmp_path, header):
         (b"", "at least one word"),
         (b"cat 1\ncat 2\n", "repeat: 'cat'"),
         (b"cat 1\ndog nan\n", "finite"),
-        (gzip.compress(b"cat 1 2\n"), "table"),
+        (gzip.compress(b"cat 1 2\n"), r"table.txt is neither .npz nor text in UTF-8 \(word2vec's binary"),
+        ("été 1 2\n".encode("latin-1"), "neither .npz nor text in UTF-8"),
+        (b"1 2\ncat " + np.float32([-1, 2]).tobytes(), "neither .npz nor text in UTF-8"),
     ],
 )
 def test_files_that_are_refused(tmp_path, content, message):
     path = tmp_path / "table.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
+        WordVectors.load(path)
+
+
+def test_byte_order_marks_and_blank_lines(tmp_path):
+    (tmp_path / "table.txt").write_bytes(b"\xef\xbb\xbf2 2\ncat 1 2\ndog 3 4\n\n")
+    loaded = WordVectors.load(tmp_path / "table.txt")
+    assert loaded.words == ("cat", "dog")
+    assert np.allclose(loaded.vectors, [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(("flag", "method"), [(1, 0), (0, 97)], ids=["encrypted", "compression"])
+def test_archives_that_can_not_be_opened(vectors, tmp_path, flag, method):
+    path = tmp_path / "odd.npz"
+    np.savez(path, words=np.array(vectors.words), vectors=vectors.vectors)
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # headers of the files, and of the archive
+        start = content.find(mark)
+        while start >= 0:
+            content[start + place : start + place + 4] = struct.pack("<HH", flag, method)
+            start = content.find(mark, start + 4)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="odd.npz is a damaged .npz archive, or one with encryption"):
         WordVectors.load(path)
 
 
@@ -215,6 +242,8 @@ def test_texts_without_words_are_named(vectors):
         (b"cat", "got one bytes"),
         (["cat", None], r"texts\[1\] is NoneType"),
         (3, "got int"),
+        ({"cat": 1}, "got dict; give its column"),
+        (pandas.DataFrame({"cat": ["dog"]}), "got DataFrame; give its column"),
     ],
 )
 def test_what_is_not_texts(vectors, texts, message):

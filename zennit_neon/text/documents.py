@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ __all__ = ["DocumentExplanation", "filled"]
 
 Array = np.ndarray[Any, Any]
 
-#: Documents on a page unless it is said which.
-PAGE = 20
+#: Documents on a page unless it is said which, and in a notebook.
+PAGE, NOTEBOOK = 20, 3
 
 
 @dataclass(repr=False, eq=False, kw_only=True)
@@ -69,6 +70,14 @@ class DocumentExplanation:
         chosen = self._first(PAGE) if documents is None else [self._place(index) for index in documents]
         content = page([self[index] for index in chosen], title=title)
         write(path, lambda name: Path(name).write_text(content, encoding="utf-8"))
+
+    def _repr_html_(self) -> str:
+        """The first documents."""
+        try:
+            documents = "".join(self[index].html() for index in self._first(NOTEBOOK))
+        except ValueError:  # no texts, or an analyzer of one's own
+            documents = ""
+        return f"<div><p>{escape(repr(self))}</p>{documents}</div>"
 
     def _first(self, count: int) -> list[int]:
         """The first documents that belong to a cluster."""

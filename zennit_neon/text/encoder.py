@@ -70,9 +70,11 @@ class Encoder:
                 "put zennit_neon.neuralize(...) at its end"
             )
         self.model, self.head = model, heads[0]
-        self.embedding = model.get_submodule(embedding) if isinstance(embedding, str) else embedding
-        if self.embedding is not None and not any(module is self.embedding for module in model.modules()):
-            raise ValueError(f"embedding must be a layer of the model or its name, got {type(embedding).__name__}")
+        layers = dict(model.named_modules())
+        self.embedding = layers.get(embedding) if isinstance(embedding, str) else embedding
+        if embedding is not None and not any(layer is self.embedding for layer in layers.values()):
+            got = repr(embedding) if isinstance(embedding, str) else type(embedding).__name__
+            raise ValueError(f"embedding must be a layer of the model or its name, got {got}")
 
     def known(self, tokens: Any, mask: Any) -> Tensor:
         """Which tokens are known, bool (N, T), checked."""
@@ -95,7 +97,12 @@ class Encoder:
 
     def vectors(self, tokens: Tensor) -> Tensor:
         """Vectors (n, T, D) of tokens, as a leaf."""
-        vectors = tokens if self.embedding is None else self.embedding(tokens)
+        try:
+            vectors = tokens if self.embedding is None else self.embedding(tokens)
+        except IndexError:
+            raise ValueError(
+                f"tokens must be ids that the embedding has, got {int(tokens.min())} to {int(tokens.max())}"
+            ) from None
         if not isinstance(vectors, Tensor) or vectors.ndim != 3:
             raise ValueError(f"embedding must put out vectors (N, T, D), got {described(vectors)}")
         if not bool(torch.isfinite(vectors).all()):

@@ -18,7 +18,7 @@ from ..routes import Question
 from .documents import DocumentExplanation, filled
 from .highlight import Highlight
 from .reading import NamesReader, Reader, flat_steps, reader_of
-from .route import NOISE, TextRoute
+from .route import NOISE, TextRoute, of_known
 from .words import check_texts
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["TextExplanation", "explain_text"]
 
 Array = np.ndarray[Any, Any]
-
-#: Documents in a notebook.
-NOTEBOOK = 3
 
 
 def explain_text(
@@ -62,7 +59,7 @@ def explain_text(
         ``CountVectorizer`` (perhaps followed by ``TfidfTransformer`` and feature selection), and whose other steps
         :func:`~zennit_neon.neuralize` takes; or, with ``vectorizer``, anything that it takes.
     texts : iterable of str, or sparse matrix, shape (N, V)
-        Documents; for bags of words also what the vectorizer makes of them.
+        Documents; for bags of words also what the vectorizer makes of them, and the steps that select words.
     vectorizer : optional
         A fitted vectorizer (or a Pipeline of one with more steps), where ``model`` does not begin with one; or for a
         sparse matrix the V words.
@@ -106,6 +103,7 @@ def explain_text(
     reader, rest = _read(model, vectorizer)
     X, documents = _numbers(texts, reader)
     known = np.diff(X.indptr) > 0
+    rest = [*rest[:-1], of_known(rest[-1], known)] if rest else rest
     route = TextRoute.of(reader, rest, X[known], batch_size, progress, chosen=cluster is not None)
     head = route.head
     check_fidelity(head, min_fidelity)
@@ -325,14 +323,10 @@ class TextExplanation(DocumentExplanation):
 
     def _repr_html_(self) -> str:
         """The first documents, and the top words of each cluster."""
-        try:
-            documents = "".join(self[index].html() for index in self._first(NOTEBOOK))
-        except ValueError:  # no texts, or an analyzer of one's own
-            documents = ""
         best = self.top_words(8).groupby("cluster", sort=False)["word"].agg(", ".join)
         rows = "".join(f"<tr><th>{escape(str(name))}</th><td>{escape(words)}</td></tr>" for name, words in best.items())
         return (
-            f"<div><p>{escape(repr(self))}</p>{documents}"
+            f"<div>{super()._repr_html_()}"
             f"<table><thead><tr><th>cluster</th><th>words</th></tr></thead><tbody>{rows}</tbody></table></div>"
         )
 

@@ -196,8 +196,9 @@ def page(
     Raises
     ------
     TypeError, ValueError
-        If ``highlights`` are not Highlight, or ``scale`` is none of the above.
+        If ``highlights`` are not Highlight, ``title`` is no string, or ``scale`` is none of the above.
     """
+    _typed(title, "title", str)
     documents = list(highlights)
     for document in documents:
         _typed(document, "each of highlights", Highlight)

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["AverageReader", "BagReader", "NamesReader", "Reader", "flat_steps", "reader_of"]
 
 Array = np.ndarray[Any, Any]
+
+#: Methods by which a vectorizer of scikit-learn finds words, if they are its own.
+BUILDERS = ("build_analyzer", "build_preprocessor", "build_tokenizer", "decode")
+
+#: Steps that make other words, or other weights of them; and steps that only scale words, as a head can do as well.
+KEEPS = {"SelectorMixin", "TfidfTransformer"}
+SCALES = {"MaxAbsScaler", "Normalizer", "RobustScaler", "StandardScaler"}
+
 Spans = list[tuple[int, int]]
 
 
@@ -94,7 +102,7 @@ class BagReader(Reader):
     vectorizer
         Fitted.
     after : sequence of (str, transformer)
-        ``TfidfTransformer`` and feature selection, in their order.
+        ``TfidfTransformer`` and feature selection, and what scales words before these, in their order.
     """
 
     def __init__(self, vectorizer: Any, after: Sequence[Any] = ()):
@@ -133,7 +141,10 @@ class BagReader(Reader):
     def _pattern(self) -> re.Pattern[str]:
         """What a word is, or ``ValueError`` if only a function knows."""
         vectorizer = self.vectorizer
-        if vectorizer.analyzer != "word" or vectorizer.tokenizer is not None or vectorizer.preprocessor is not None:
+        options = (vectorizer.tokenizer, vectorizer.preprocessor)
+        methods = (getattr(vectorizer, name) for name in BUILDERS)
+        overridden = any(not method.__module__.startswith("sklearn.") for method in methods)
+        if vectorizer.analyzer != "word" or options != (None, None) or overridden:
             raise ValueError(
                 "texts can be highlighted where the vectorizer finds words by its token_pattern; this one has its own "
                 f"analyzer ({vectorizer.analyzer!r}), tokenizer or preprocessor. The matrix of relevance is complete"
@@ -213,12 +224,11 @@ def reader_of(steps: list[Any]) -> tuple[Reader | None, list[Any]]:
     first = adapter(steps[0])
     if not isinstance(first, BagReader):
         return first, steps[1:]
-    count = 1
-    while count < len(steps) and _keeps_words(steps[count]):
-        count += 1
+    count = 1  # a selection behind scales would be a dense matrix in a head
+    for place, step in enumerate(steps[1:], 2):
+        kinds = {kind.__name__ for kind in type(step).__mro__}
+        if kinds & KEEPS:
+            count = place
+        elif not kinds & SCALES:
+            break
     return BagReader(steps[0], steps[1:count]), steps[count:]
-
-
-def _keeps_words(step: Any) -> bool:
-    """Whether a step weighs or selects words, and nothing else."""
-    return {kind.__name__ for kind in type(step).__mro__} & {"TfidfTransformer", "SelectorMixin"} != set()

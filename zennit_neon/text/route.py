@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from .reading import AverageReader, Reader
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["NOISE", "TextRoute"]
+__all__ = ["NOISE", "TextRoute", "of_known"]
 
 Array = np.ndarray[Any, Any]
 
@@ -128,6 +129,21 @@ class TextRoute:
             a, b, _, _ = self.linear(X, scale, torch.full((len(some),), cluster))
             total += self.words.absent(X, scale, a, b)
         return total
+
+
+def of_known(clustering: Any, known: Array) -> Any:
+    """A clustering whose labels of documents (N,) have no rule for others, with those of the known ones alone."""
+    if known.all() or hasattr(clustering, "predict") or isinstance(clustering, nn.Module):
+        return clustering
+    labels = getattr(clustering, "labels_", clustering)
+    if np.shape(labels) != known.shape:
+        return clustering
+    labels = list(compress(labels, known)) if isinstance(labels, (list, tuple)) else labels[known]
+    if not hasattr(clustering, "labels_"):
+        return labels
+    clustering = copy.copy(clustering)
+    clustering.labels_ = labels
+    return clustering
 
 
 def _neuralized(steps: list[Any], points: Any) -> tuple[Head, Any, Any]:

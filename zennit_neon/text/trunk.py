@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,14 +125,18 @@ def explain_tokens(
     -----
     UserWarning
         If relevance does not sum to what it should by far. With a composite also if relevance is the same for all
-        tokens of each document, or the model has attention, for which none is sound.
+        tokens of each document, or the model has attention, for which none is sound. In the linear way if the model
+        is not linear for constant gates.
 
     Notes
     -----
     The linear way is exact for means, sums, linear layers, convolutions, ReLU and max pooling, with biases shared
-    evenly, and counts attention weights, norms and gates (softmax, sigmoid) as constants. It refuses recurrent,
-    scripted and compiled modules, whose gates are out of reach. A product of two signals (as in SwiGLU) counts once for
-    each of them, and so twice: use integrated gradients there.
+    evenly, and counts attention weights, norms and gates as constants. It knows them by the functions of torch that
+    make them: softmax, sigmoid, attention, GLU, the norms of ``torch.nn.functional``, norms of vectors, variances and
+    deviations, ``rsqrt``, and activations (GELU, SiLU, tanh, ELU and relatives). It warns where a model is not linear
+    for all that: a gate or norm is written otherwise (``y / (y * y).sum().sqrt()``, ``log_softmax().exp()``), or two
+    signals are multiplied (as in SwiGLU), which counts once for each of them, and so twice. It refuses recurrent,
+    scripted and compiled modules, whose gates are out of reach. Use integrated gradients there.
 
     Examples
     --------
@@ -306,6 +311,11 @@ def _documents(texts: Any, spans: Any, lengths: list[int]) -> tuple[list[str] | 
         wanted = f"{lengths[wrong]} for document {wrong}" if wrong < len(lengths) else f"{len(lengths)} documents"
         name = "texts" if spans is None else "spans"
         raise ValueError(f"{name} must have one entry for each known token, {wanted}, got {got}")
+    for i, own in enumerate(pieces):
+        places = [span for span in own if span is not None]
+        for before, after in itertools.pairwise(places):
+            if after[0] < before[0]:
+                raise ValueError(f"spans must be in order, but document {i} has {after} behind {before}")
     return documents, pieces
 
 

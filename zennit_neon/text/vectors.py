@@ -112,8 +112,14 @@ class WordVectors:
         try:
             words, vectors, rows = _read_npz(path) if is_zip else _read_text(path)
             return cls(words, vectors, rows)
-        except (BadZipFile, zlib.error, EOFError):
-            raise ValueError(f"{path} is a damaged .npz archive") from None
+        except (BadZipFile, zlib.error, EOFError, RuntimeError):  # zipfile's own for what is encrypted or unknown
+            raise ValueError(
+                f"{path} is a damaged .npz archive, or one with encryption or a compression that is not known"
+            ) from None
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{path} is neither .npz nor text in UTF-8 (word2vec's binary format is not read)"
+            ) from None
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -210,9 +216,11 @@ def _read_text(path: Path) -> tuple[list[str], Any, None]:
     """Lines of a word and its numbers; a word may hold spaces (GloVe 840B), its numbers are the last ones."""
     words: list[str] = []
     vectors: list[Array] = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         size = 0
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             fields = line.rstrip().split(" ")
             if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
                 size = int(fields[1])

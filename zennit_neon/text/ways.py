@@ -30,12 +30,15 @@ that of the baseline.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import instance_norm
 from torch.overrides import TorchFunctionMode
 
@@ -46,9 +49,13 @@ from .encoder import Answer, Batch, Encoder, Found, as_array, described
 __all__ = ["integrated", "linear", "rules"]
 
 #: What holds gates, and what is a signal times a gate (by the name of the function, of torch or of tensors).
-GATES = {"softmax", "softmin", "sigmoid", "hardsigmoid", "erf", "norm", "vector_norm", "std", "var", "rsqrt"}
-SCALINGS = {"gelu", "silu", "mish", "tanh", "elu", "selu", "celu", "hardswish"}
+GATES = {"softmax", "softmin", "sigmoid", "expit", "hardsigmoid", "erf", "ndtr"}
+GATES |= {"norm", "vector_norm", "matrix_norm", "std", "var", "rsqrt"}
+SCALINGS = {"gelu", "silu", "mish", "tanh", "elu", "selu", "celu", "hardswish", "softsign"}
 SCALINGS |= {"normalize", "rms_norm", "local_response_norm"}
+
+#: A linearised trunk whose gradient changes by more than this share of it along the tokens is none.
+BENT = 0.01
 
 
 def linear(encoder: Encoder, batch: Batch, answer: Answer) -> list[Found]:
@@ -65,7 +72,29 @@ def linear(encoder: Encoder, batch: Batch, answer: Answer) -> list[Found]:
         scores = as_array((vectors.detach().double() * pulled.double()).sum(2))
         rest = answer.given[place] - scores.sum(1)
         found.append((scores + rest[:, None] / scores.shape[1], answer.given[place], rest))
+    if _bent(encoder, tokens[:1], gradient[place[:1]]):
+        warnings.warn(
+            "model is not linear, even with the gates and norms that are known held constant: it multiplies or divides "
+            "signals, or has others (see the notes of explain_tokens), and relevance is wrong for that part; use "
+            "method='integrated gradients'",
+            stacklevel=3,
+        )
     return found
+
+
+def _bent(encoder: Encoder, tokens: Tensor, gradient: Tensor) -> bool:
+    """Whether the gradient of the linearised trunk depends on the tokens, so that not all of its gates are constant."""
+    vectors = encoder.vectors(tokens)
+    with _Linearised(), sdpa_kernel(SDPBackend.MATH):  # the other ones have no second derivative
+        documents, _ = encoder.run(vectors, tokens)
+    (pulled,) = torch.autograd.grad(documents, vectors, gradient.to(documents), create_graph=True)
+    if not pulled.requires_grad:
+        return False
+    try:
+        (change,) = torch.autograd.grad((vectors.detach() * pulled).sum(), vectors, allow_unused=True)
+    except RuntimeError:  # functions of the user's own can not always be differentiated twice
+        return False
+    return change is not None and bool(change.norm() > BENT * pulled.norm())
 
 
 def _opaque(part: nn.Module) -> bool:
@@ -80,16 +109,28 @@ class _Linearised(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What a function of torch does, but for gates and what contains them."""
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        if name in GATES:
-            return func(*args, **kwargs).detach()
-        if name in SCALINGS:
-            return _scaled(func, *args, **kwargs)
-        if name in ("scaled_dot_product_attention", "multi_head_attention_forward"):
-            return _attended(func, *args, **kwargs)
-        if func is instance_norm:  # torch has another of this name
-            return _instances(*args, **kwargs)
-        own = {"glu": _halved, "layer_norm": _normalised, "group_norm": _grouped}.get(name, func)
+        own = _own(func, name.removeprefix("special_").removeprefix("linalg_").rstrip("_"))
+        if own is None:
+            return func(*args, **kwargs)
+        if kwargs.get("inplace") or (name.endswith("_") and not name.endswith("__")):
+            return args[0].copy_(own(args[0].clone(), *args[1:], **kwargs))
         return own(*args, **kwargs)
+
+
+def _own(func: Any, kind: str) -> Callable[..., Any] | None:
+    """A function of some kind with constant gates; None if it has no gates that are known."""
+    if func is torch.instance_norm:  # torch.nn.functional has another of this name
+        return _instances_of_torch
+    if kind in GATES:
+        return functools.partial(_gate, func)
+    if kind in SCALINGS:
+        return functools.partial(_scaled, func)
+    return functools.partial(OWN[kind], func) if kind in OWN else WRITTEN.get(kind)
+
+
+def _gate(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """A gate as a constant."""
+    return func(*args, **kwargs).detach()
 
 
 def _scaled(func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -98,6 +139,12 @@ def _scaled(func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: An
         away = torch.where(input == 0, torch.finfo(input.dtype).tiny ** 0.5, input)
         gate = func(away.clone(), *args, **kwargs) / away
     return input * gate
+
+
+def _spread(func: Callable[..., tuple[Tensor, Tensor]], *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """Variance or deviation as a gate, and the mean."""
+    spread, mean = func(*args, **kwargs)
+    return spread.detach(), mean
 
 
 def _halved(input: Tensor, dim: int = -1) -> Tensor:
@@ -125,6 +172,12 @@ def _normalised(
     scaled = centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt().detach()
     scaled = scaled if weight is None else scaled * weight
     return scaled if bias is None else scaled + bias
+
+
+def _normalised_natively(func: Callable[..., tuple[Tensor, ...]], *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    """Layer norm with a constant scale, the mean, and the scale."""
+    _, mean, scale = func(*args, **kwargs)
+    return _normalised(*args, **kwargs), mean, scale.detach()
 
 
 def _grouped(
@@ -157,6 +210,37 @@ def _instances(
     if use_input_stats:
         return _grouped(input, input.shape[1], weight, bias, eps)
     return instance_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+
+
+def _instances_of_torch(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """Instance norm, with the arguments of ``torch.instance_norm``."""
+    return _instances(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
+#: Functions that need the original one, and others that are written anew.
+OWN: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": _attended,
+    "multi_head_attention_forward": _attended,
+    "native_layer_norm": _normalised_natively,
+    "std_mean": _spread,
+    "var_mean": _spread,
+}
+WRITTEN: dict[str, Callable[..., Any]] = {
+    "glu": _halved,
+    "layer_norm": _normalised,
+    "group_norm": _grouped,
+    "instance_norm": _instances,
+}
 
 
 def rules(encoder: Encoder, batch: Batch, neon: Neon, answer: Answer) -> list[Found]:

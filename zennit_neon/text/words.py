@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,8 +93,10 @@ def _stop_words(stop_words: Any) -> Collection[str]:
         if stop_words != "english":
             raise ValueError(f"stop_words must be 'english', a collection of words, or None, got {stop_words!r}")
         return ENGLISH_STOP_WORDS
-    if not all(isinstance(word, str) for word in stop_words):
-        raise TypeError("stop_words must be 'english', a collection of strings, or None")
+    # a generator would be empty after its first use
+    if not isinstance(stop_words, Collection) or not all(isinstance(word, str) for word in stop_words):
+        got = type(stop_words).__name__
+        raise TypeError(f"stop_words must be 'english', a collection of strings, or None, got {got}")
     return frozenset(stop_words)
 
 
@@ -203,6 +205,8 @@ def check_texts(texts: Any) -> list[str]:
     """Texts as a list of strings, or ``TypeError``."""
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"texts must be a list of strings, got one {type(texts).__name__}; put it into a list")
+    if isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
+        raise TypeError(f"texts must be a list of strings, got {type(texts).__name__}; give its column or its values")
     try:
         texts = list(texts)
     except TypeError:
