@@ -17,7 +17,7 @@ from ..arrays import at_least
 from ..heads import Head
 from .route import TextRoute
 
-__all__ = ["Answer", "Batch", "Encoder", "Found", "as_array", "described", "text_route"]
+__all__ = ["Answer", "Batch", "Encoder", "as_array", "described", "text_route"]
 
 Array = np.ndarray[Any, Any]
 
