@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -23,7 +24,7 @@ PAGE, NOTEBOOK = 20, 3
 
 
 @dataclass(repr=False, eq=False, kw_only=True)
-class DocumentExplanation:
+class DocumentExplanation(abc.ABC):
     """Relevance for the clusters of documents.
 
     Attributes
@@ -51,8 +52,9 @@ class DocumentExplanation:
     def __len__(self) -> int:
         return len(self.cluster)
 
+    @abc.abstractmethod
     def __getitem__(self, index: int) -> Highlight:
-        raise NotImplementedError
+        """A document with its words highlighted."""
 
     def to_html(
         self, path: str | Path, documents: Sequence[int] | None = None, title: str = "Words of clusters"
