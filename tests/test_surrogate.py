@@ -30,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, QuantileTransformer, StandardScaler
 
 from zennit_neon import NeuralizedKernelKMeans, RowNorm, explain, neuralize, plot, surrogate
-from zennit_neon.neuralize import noise_of
+from zennit_neon.clusterings import noise_of
 from zennit_neon.surrogate import BATCH, Fidelity, _Mixture, groups
 
 N = 600

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .affine import Affine, RowNorm
+from .clusterings import neuralize
 from .explanation import Explanation, explain
 from .heads import Head, NeuralizedKMeans
 from .hierarchy import NeuralizedHierarchy
 from .kernel import NeuralizedKernelKMeans
-from .neuralize import neuralize
 from .pruning import Pruned, prune
 from .softmax import NeuralizedSoftmax
 from .steps import affine_step

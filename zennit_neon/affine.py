@@ -11,15 +11,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["Affine", "InexactError", "RowNorm", "combine"]
+from .exceptions import InexactError
 
-
-class InexactError(ValueError):
-    """A clustering, or a step before it, that no network of ours equals; its labels can still be explained."""
+__all__ = ["Affine", "RowNorm", "combine", "exact_offset"]
 
 
 class Affine:
-    """An affine map ``z = A x + t`` on points of d features.
+    """An affine map ``z = A (x - c) + t`` on points of d features.
+
+    The center ``c`` is subtracted first, so that features which lie far from zero cost no digits: where they are near
+    ``c``, the difference is exact.
 
     Parameters
     ----------
@@ -30,26 +31,42 @@ class Affine:
     inverse : Tensor or array, shape (d,) or (d, p), optional
         A right inverse of ``A``; the pseudo-inverse if not given.
     origin : Tensor or array, shape (d,), optional
-        The natural pre-image of 0 (such as the mean that a PCA adds back); ``-inverse @ t`` if not given. The
-        pre-image of ``z`` is ``inverse @ z + origin``, which is scikit-learn's ``inverse_transform``.
+        The natural pre-image of 0; ``c - inverse @ t`` if not given. The pre-image of ``z`` is
+        ``inverse @ z + origin``, which is scikit-learn's ``inverse_transform``.
+    center : Tensor or array, shape (d,), optional
+        ``c``, such as the mean that a scaler subtracts; zero if not given.
+    lift : Tensor or array, shape (d,), optional
+        ``origin - c``, in place of ``origin``: a small number even where both are large.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, NaN or infinite entries.
 
     Examples
     --------
     >>> step = Affine([2.0, 4.0], [1.0, 1.0])
     >>> step(torch.tensor([[1.0, 1.0]]))
     tensor([[3., 5.]], dtype=torch.float64)
+    >>> Affine([0.5], center=[1e15])(torch.tensor([[1e15 + 3]], dtype=torch.float64))
+    tensor([[1.5000]], dtype=torch.float64)
     """
 
-    def __init__(self, linear: object, offset: object = None, inverse: object = None, origin: object = None):
+    def __init__(
+        self,
+        linear: object,
+        offset: object = None,
+        inverse: object = None,
+        origin: object = None,
+        center: object = None,
+        lift: object = None,
+    ):
         self.linear = torch.as_tensor(linear, dtype=torch.float64)
         if self.linear.ndim not in (1, 2):
             raise ValueError(f"linear must have shape (d,) or (p, d), got {tuple(self.linear.shape)}")
         self.diagonal = self.linear.ndim == 1
-        self.offset = self.linear.new_zeros(len(self.linear))
-        if offset is not None:
-            self.offset = torch.as_tensor(offset, dtype=torch.float64)
-        if self.offset.shape != (len(self.linear),):
-            raise ValueError(f"offset must have shape ({len(self.linear)},), got {tuple(self.offset.shape)}")
+        self.offset = self._vector(offset, "offset", self.out_features)
+        self.center = self._vector(center, "center", self.in_features)
         if inverse is not None:
             self.inverse = _polish(self.linear, torch.as_tensor(inverse, dtype=torch.float64))
         elif self.diagonal:
@@ -60,14 +77,23 @@ class Affine:
             raise ValueError(
                 f"inverse must have shape {tuple(self.linear.shape[::-1])}, got {tuple(self.inverse.shape)}"
             )
-        self.origin = -_apply(self.inverse, self.offset)
+        self.lift = -_apply(self.inverse, self.offset)
         if origin is not None:
-            self.origin = torch.as_tensor(origin, dtype=torch.float64)
-        if self.origin.shape != (self.in_features,):
-            raise ValueError(f"origin must have shape ({self.in_features},), got {tuple(self.origin.shape)}")
-        parts = (self.linear, self.offset, self.inverse, self.origin)
+            self.lift = self._vector(origin, "origin", self.in_features) - self.center
+        elif lift is not None:
+            self.lift = self._vector(lift, "lift", self.in_features)
+        parts = (self.linear, self.offset, self.inverse, self.center, self.lift)
         if not all(bool(torch.isfinite(part).all()) for part in parts):
             raise ValueError("an affine step must be finite, got NaN or infinite entries")
+
+    def _vector(self, values: object, name: str, size: int) -> Tensor:
+        """A vector of some size, zero if not given."""
+        if values is None:
+            return self.linear.new_zeros(size)
+        vector = torch.as_tensor(values, dtype=torch.float64)
+        if vector.shape != (size,):
+            raise ValueError(f"{name} must have shape ({size},), got {tuple(vector.shape)}")
+        return vector
 
     @property
     def in_features(self) -> int:
@@ -79,9 +105,14 @@ class Affine:
         """Number of features of ``z``."""
         return len(self.linear)
 
+    @property
+    def origin(self) -> Tensor:
+        """The natural pre-image of 0, (d,)."""
+        return self.center + self.lift
+
     def __call__(self, x: Tensor) -> Tensor:
-        """``A x + t`` for the rows of ``x``."""
-        return _apply(self.linear, x) + self.offset
+        """``A (x - c) + t`` for the rows of ``x``."""
+        return _apply(self.linear, x - self.center) + self.offset
 
     def pull(self, direction: Tensor) -> Tensor:
         """``A^T v`` for the rows of ``direction``."""
@@ -89,25 +120,74 @@ class Affine:
 
     def preimage(self, z: Tensor) -> Tensor:
         """A point that is mapped to ``z``, row by row."""
-        return _apply(self.inverse, z) + self.origin
+        return self.center + (_apply(self.inverse, z) + self.lift)
+
+    def roots(self, z: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+        """Pre-images of the rows of ``z`` (M, p) less ``center`` (d,), and ``z`` less what ``center`` is mapped to.
+
+        Both to the last digits, also where ``center`` is large. The second is ``A`` times the first.
+        """
+        way = center - self.center  # exact where both are close
+        image, rest = _product(self.linear, way)
+        moved = ((z - self.offset) - image) - rest
+        if self.diagonal:  # what the map gives back exactly has no part outside of its range
+            outside = torch.where(self.linear * self.inverse == 0, -way, 0.0)
+        else:
+            outside = _apply(self.inverse, image) - way
+        natural = self.lift + _apply(self.inverse, self.offset)  # 0 unless an origin was given
+        return _apply(self.inverse, moved) + (outside + natural), moved
 
     def then(self, after: Affine) -> Affine:
         """The map that applies this one first and ``after`` second."""
         if after.in_features != self.out_features:
             raise ValueError(f"a step takes {after.in_features} features, but the one before gives {self.out_features}")
+        way = self.offset - after.center
+        natural = self.lift + _apply(self.inverse, self.offset)
         return Affine(
             _compose(after.linear, self.linear),
-            after(self.offset),
+            _apply(after.linear, way) + after.offset,
             _compose(self.inverse, after.inverse),
-            self.preimage(after.origin),
+            center=self.center,
+            lift=_apply(self.inverse, after.lift - way) + natural,
         )
 
-    def centred(self) -> tuple[Affine, Tensor]:
-        """The linear part, and the natural pre-image of 0 (``ValueError`` if it is not one)."""
-        error = float(self(self.origin).norm())
+    def centred(self) -> tuple[Affine, Tensor, Tensor]:
+        """The linear part, and the natural pre-image of 0 in two parts, center and lift.
+
+        Raises
+        ------
+        ValueError
+            If 0 has no pre-image.
+        """
+        error = float((_apply(self.linear, self.lift) + self.offset).norm())
         if error > 1e-9 * (1 + float(self.offset.norm())):
             raise ValueError("the offset of the steps before a row norm lies outside of their range")
-        return Affine(self.linear, None, self.inverse), self.origin
+        return Affine(self.linear, None, self.inverse), self.center, self.lift
+
+
+def exact_offset(scale: object, center: object, shift: object) -> Tensor:
+    """``scale * center + shift``, element by element, rounded once: what a shift leaves of a map around ``center``."""
+    scale, center, shift = (torch.as_tensor(part, dtype=torch.float64) for part in (scale, center, shift))
+    product, rest = _product(scale, center)
+    return (product + shift) + rest
+
+
+def _product(matrix: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix times a vector (d,), and what is left after rounding (for a diagonal matrix; else 0)."""
+    if matrix.ndim == 2:
+        image = matrix @ x
+        return image, torch.zeros_like(image)
+    image = matrix * x
+    high, x_high = _upper(matrix), _upper(x)
+    low, x_low = matrix - high, x - x_high
+    rest = ((high * x_high - image) + high * x_low + low * x_high) + low * x_low
+    return image, torch.where(torch.isfinite(rest), rest, 0.0)
+
+
+def _upper(x: Tensor) -> Tensor:
+    """The upper half of the digits of float64 (Dekker 1971): products of two such are exact."""
+    scaled = x * (2.0**27 + 1)
+    return scaled - (scaled - x)
 
 
 class RowNorm:

@@ -1,231 +1,113 @@
-"""What users hand us and want back: arrays, tensors and tables, read batch by batch and answered in kind."""
+"""What users hand us as numbers: arrays, tensors, series, nested lists, and whatever turns itself into an array."""
 
 from __future__ import annotations
 
-import contextlib
-import operator
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Columns", "Table", "at_least", "complaint", "holds_text", "is_finite", "plain", "whole"]
+__all__ = ["Array", "as_array", "as_matrix", "complaint", "is_finite", "is_sparse", "native", "plain"]
 
-#: Numbers in each array of the size of a batch: few enough to stay in the cache of a core (measured: 2**18).
-BATCH_ELEMENTS = 2**18
+Array = np.ndarray[Any, Any]
+
+#: Levels of nested lists.
+DEEPEST = 32
 
 
-class Table:
-    """A data set of points (N, d, ...) that is read in batches.
+def as_array(values: Any, name: str) -> Array:
+    """Numbers, text or objects as an array, without a copy where there is none to make.
 
     Parameters
     ----------
-    X : ndarray, Tensor, DataFrame, or nested lists of numbers
-        Integers are read as float64, except in tensors, where they are refused.
+    values : ndarray, Tensor, scipy.sparse matrix, DataFrame or Series of any library, nested lists, or an object that
+        has ``__array__`` or is a buffer
+    name : str
+        Of the argument, for messages.
+
+    Raises
+    ------
+    TypeError
+        If ``values`` is anything else. An object that can be indexed is not an array for that: NumPy would look for
+        numbers in it for minutes.
+    ValueError
+        If entries are masked, or nested lists have different lengths.
+    """
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got one of {values.layout}; pass {name}.to_dense()")
+        array = values.detach().cpu()
+        return (array.float() if array.dtype == torch.bfloat16 else array).resolve_conj().resolve_neg().numpy()
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            rows = np.flatnonzero(np.ma.getmaskarray(values).reshape(len(values), -1).any(1)) if values.ndim else [0]
+            raise ValueError(
+                f"{name} must not have masked entries, but {len(rows)} rows have (the first is {int(rows[0])}); "
+                "fill or remove them"
+            )
+        return np.asarray(values.data)
+    if is_sparse(values):
+        return np.asarray(values.toarray())
+    if isinstance(values, (list, tuple)):
+        return _from_lists(values, name)
+    if not _gives_an_array(values):
+        matrix = "; give its matrix of numbers, such as .X or one of .obsm" if hasattr(values, "obsm") else ""
+        raise TypeError(f"{name} must be an array, a tensor, a table or a list, got a {type(values).__name__}{matrix}")
+    try:
+        return native(np.asarray(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be an array, but {type(values).__name__} gives none: {error}") from None
+
+
+def as_matrix(values: Any, name: str, shape: str = "(K, d)") -> Tensor:
+    """Numbers as a tensor (rows, features) of its own; integers in float64, half types in float32.
 
     Raises
     ------
     TypeError, ValueError
-        That name X, what was expected and what came.
+        If ``values`` are no real numbers, or have another shape.
     """
-
-    def __init__(self, X: Any):
-        self.kind = "numpy"
-        self.names: list[str] | None = None
-        pandas = sys.modules.get("pandas")
-        if isinstance(X, Tensor):
-            self.kind = "torch"
-            if not X.dtype.is_floating_point:
-                raise TypeError(f"X must be a floating point tensor, got {X.dtype}; call X.float() first")
-            X = X.detach()
-        elif pandas is not None and isinstance(X, pandas.DataFrame):
-            self.kind = "pandas"
-            text = _text(X)
-            if text:
-                raise TypeError(f"X must hold numbers, but its columns {text} do not; drop or encode them")
-            if X.shape[1] == 0:
-                raise ValueError("X has no columns")
-            self.names = [str(column) for column in X.columns]
-            self.dtype = _float_type(np.result_type(*(getattr(t, "numpy_dtype", t) for t in X.dtypes)))
-        else:
-            if hasattr(X, "toarray"):
-                raise TypeError(f"X must be dense, got the sparse {type(X).__name__}; pass X.toarray()")
-            try:
-                X = np.asarray(X)
-            except ValueError as error:
-                raise ValueError(f"X must be an array of shape (N, d): {error}") from None
-            if X.dtype.kind not in "fiub":
-                raise TypeError(f"X must hold numbers, got an array of {X.dtype}")
-            self.dtype = _float_type(X.dtype)
-        self.X, self.shape = X, tuple(X.shape)
-        if len(self.shape) < 2:
-            raise ValueError(f"X must have shape (N, d), got {self.shape}; a single point x is X = x[None]")
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def check_width(self, n_features: int) -> None:
-        """Refuse X unless it has ``n_features`` features."""
-        if self.shape[1] != n_features:
-            raise ValueError(f"X has {self.shape[1]} features, but {n_features} were expected (shape {self.shape})")
-
-    def check_names(self, names: Sequence[str] | None) -> None:
-        """Refuse a DataFrame whose columns are not ``names``, in this order."""
-        if self.kind == "pandas" and names is not None and self.names != list(names):
-            raise ValueError(f"X has the columns {self.names}, but the clustering was fitted on {list(names)}")
-
-    def read(self, start: int, stop: int, like: Tensor | None = None, cast: bool = False) -> Tensor:
-        """Points from ``start`` to ``stop``; a tensor stays on its device unless ``cast`` to be like ``like``."""
-        part = self.X[start:stop]
-        if not isinstance(part, Tensor):
-            if self.kind == "pandas":
-                part = part.to_numpy(self.dtype, na_value=np.nan)
-            part = torch.from_numpy(np.require(part, self.dtype, ["C", "W"]))
-            if like is not None:
-                part = part.to(like.device)
-        return part.to(like) if cast and like is not None else part
-
-    def batches(
-        self, size: int, progress: bool, title: str, like: Tensor | None = None, cast: bool = False
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Batches of X, as :meth:`read` reads them, with their place in X."""
-        size = at_least(size, "batch_size")
-        with contextlib.ExitStack() as stack:
-            bar = None
-            if progress:
-                from tqdm.auto import tqdm
-
-                bar = stack.enter_context(tqdm(total=len(self), desc=title, unit="points"))
-            for start in range(0, len(self), size):
-                stop = min(start + size, len(self))
-                yield slice(start, stop), self.read(start, stop, like, cast)
-                if bar is not None:
-                    bar.update(stop - start)
-
-    def batch_size(self, width: int) -> int:
-        """As many items as keep each array of a batch, with ``width`` numbers a point, small but fast to multiply."""
-        locations = int(np.prod(self.shape[2:], dtype=np.int64))
-        widest = max(1, self.shape[1], width)
-        rows = max(min(1024, 16 * BATCH_ELEMENTS // widest), BATCH_ELEMENTS // widest)
-        return max(1, rows // max(1, locations))
-
-    def check(self, place: slice, values: Tensor) -> Tensor:
-        """Return what was computed from the batch at ``place`` if it is finite, else ``ValueError``."""
-        if not is_finite(values):
-            batch = self.read(place.start, place.stop)
-            raise ValueError(complaint("X", batch, values.dtype, place.start, self.read_names))
-        return values
-
-    @property
-    def read_names(self) -> list[str] | None:
-        """Names of the features as they are read."""
-        return self.names
-
-    def empty(self, shape: tuple[int, ...]) -> Tensor:
-        """Room for a result of the kind and dtype of X."""
-        if isinstance(self.X, Tensor):
-            return self.X.new_empty(shape)
-        return torch.from_numpy(np.empty(shape, self.dtype))
-
-    def like(self, result: Tensor) -> Any:
-        """A result of the shape of X, typed and indexed like X."""
-        if self.kind == "torch":
-            return result
-        if self.kind == "numpy":
-            return result.numpy()
-        return sys.modules["pandas"].DataFrame(result.numpy(), index=self.X.index, columns=self.X.columns)
-
-    def plain(self, result: Tensor) -> Any:
-        """A result of any other shape: a tensor for a tensor, else an array."""
-        return result if self.kind == "torch" else result.numpy()
-
-
-#: Numbers that are encoded at a time: 32 MB.
-ENCODED = 2**22
-
-
-class Columns(Table):
-    """A table of any columns, read as the numbers (N, m), float64, that ``encoding`` makes of them.
-
-    Parameters
-    ----------
-    X : ndarray or DataFrame, shape (N, d), or Tensor
-    encoding : Encoding
-    """
-
-    def __init__(self, X: Any, encoding: Any):
-        self.encoding = encoding
-        if not holds_text(X):
-            super().__init__(X)
-            return
-        self.X, self.shape, self.dtype = X, tuple(X.shape), np.dtype(np.float64)
-        frame = hasattr(X, "iloc")
-        self.kind, self.names = ("pandas", [str(column) for column in X.columns]) if frame else ("numpy", None)
-
-    @property
-    def read_names(self) -> list[str] | None:
-        """The column of each number."""
-        names = self.names or [str(j) for j in range(self.shape[1])]
-        return [names[j] for j in self.encoding.source]
-
-    def batch_size(self, width: int) -> int:
-        """As many rows as keep each array of a batch small."""
-        return super().batch_size(max(width, len(self.encoding.source)))
-
-    def read(self, start: int, stop: int, like: Tensor | None = None, cast: bool = False) -> Tensor:
-        """Numbers of the rows from ``start`` to ``stop``."""
-        return torch.from_numpy(self.encoding(plain(self.X[start:stop])))
-
-    def batches(
-        self, size: int, progress: bool, title: str, like: Tensor | None = None, cast: bool = False
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Batches as of any table; encoded many at a time, as an encoding takes its time for each call."""
-        many = max(1, ENCODED // max(1, size * len(self.encoding.source))) * at_least(size, "batch_size")
-        for place, numbers in super().batches(many, progress, title, like, cast):
-            for start in range(0, len(numbers), size):
-                part = numbers[start : start + size]
-                yield slice(place.start + start, place.start + start + len(part)), part
-
-    def pooled(self, relevance: Tensor) -> Tensor:
-        """Relevance of the columns from that of the numbers."""
-        pooled: Tensor = self.encoding.pooled(relevance, self.shape[1])
-        return pooled
-
-
-def whole(value: Any, name: str) -> int:
-    """A whole number, or ``TypeError`` that names the argument."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-
-
-def at_least(value: Any, name: str, least: int = 1) -> int:
-    """A whole number that is not below ``least``; ``TypeError`` or ``ValueError`` that names the argument."""
-    number = whole(value, name)
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
-
-
-def holds_text(X: Any) -> bool:
-    """Whether some columns of an array or DataFrame are no numbers."""
-    if isinstance(X, Tensor):
-        return False
-    return bool(_text(X)) if hasattr(X, "dtypes") else np.asarray(X).dtype.kind not in "fiub"
+    if isinstance(values, (list, tuple)) and any(isinstance(row, Tensor) for row in values):
+        values = torch.stack([torch.as_tensor(row) for row in values])
+    if isinstance(values, Tensor):
+        if values.is_complex() or values.dtype == torch.bool or values.layout != torch.strided:
+            raise TypeError(f"{name} must be numbers of shape {shape}, got a tensor of {values.dtype}")
+        tensor = values.detach()
+    else:
+        array = as_array(values, name)
+        if array.dtype.kind == "O":
+            array = _numbers(array, name, shape)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"{name} must be numbers of shape {shape}, got an array of {array.dtype}")
+        kind = array.dtype if array.dtype in (np.float32, np.float64) else None
+        kind = kind or (np.dtype(np.float32) if array.dtype == np.float16 else np.dtype(np.float64))
+        tensor = torch.from_numpy(np.array(array, dtype=kind, order="C"))
+    if tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.to(torch.float32 if tensor.dtype.is_floating_point else torch.float64)
+    if tensor.ndim != 2 or tensor.shape[1] == 0:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+    return tensor.clone() if isinstance(values, Tensor) else tensor
 
 
 def plain(X: Any) -> Any:
     """Points as scikit-learn takes them: a tensor as an array, all else as it is."""
-    if not isinstance(X, Tensor):
-        return X
-    X = X.detach().cpu()
-    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()
+    return as_array(X, "X") if isinstance(X, Tensor) else X
+
+
+def native(array: Array) -> Array:
+    """An array in the byte order of the machine, without negative strides: as torch takes it."""
+    if array.dtype.kind in "fiuc" and not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    return array.copy() if any(stride < 0 for stride in array.strides) else array
+
+
+def is_sparse(values: Any) -> bool:
+    """Whether something is a sparse matrix or array of SciPy."""
+    scipy = sys.modules.get("scipy.sparse")
+    return scipy is not None and bool(scipy.issparse(values))
 
 
 def is_finite(values: Tensor) -> bool:
@@ -247,12 +129,50 @@ def complaint(name: str, x: Tensor, dtype: torch.dtype, first: int = 0, names: S
     )
 
 
-def _text(frame: Any) -> list[Any]:
-    """Columns of a DataFrame that do not hold numbers."""
-    return [column for column, kind in frame.dtypes.items() if getattr(kind, "kind", "O") not in "fiub"]
+def _gives_an_array(values: Any) -> bool:
+    """Whether NumPy finds an array in an object without looking through its items."""
+    if isinstance(values, (np.ndarray, np.generic)) or hasattr(type(values), "__array__"):
+        return True
+    if hasattr(type(values), "__array_interface__") or hasattr(type(values), "__dlpack__"):
+        return True
+    try:
+        memoryview(values)
+    except TypeError:
+        return False
+    return not isinstance(values, (str, bytes, bytearray))
 
 
-def _float_type(dtype: Any) -> np.dtype[Any]:
-    """The floating point type in which numbers of a type are read."""
-    dtype = np.dtype(dtype)
-    return dtype.newbyteorder("=") if dtype.kind == "f" and dtype.itemsize <= 8 else np.dtype(np.float64)
+def _from_lists(values: Sequence[Any], name: str) -> Array:
+    """Nested lists as an array, once it is clear that there is nothing else in them."""
+    _check_items(values, name, DEEPEST)
+    rows = [as_array(row, name) if isinstance(row, (Tensor, np.ma.MaskedArray)) else row for row in values]
+    if any(isinstance(row, str) for row in rows):  # or numbers and NaN would become text
+        return np.fromiter(rows, dtype=object, count=len(rows))
+    try:
+        return native(np.asarray(rows))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array, but its rows differ: {error}") from None
+
+
+def _check_items(values: Sequence[Any], name: str, deepest: int) -> None:
+    """Refuse lists that hold what is neither a single value, nor a list, nor an array."""
+    for kind, item in {type(item): item for item in values}.items():
+        if issubclass(kind, (list, tuple)):
+            for row in values:
+                if isinstance(row, (list, tuple)) and deepest:
+                    _check_items(row, name, deepest - 1)
+        elif hasattr(kind, "__getitem__") and not (_gives_an_array(item) or issubclass(kind, (str, bytes))):
+            raise TypeError(f"{name} must hold numbers or names, got a {kind.__name__} in it")
+
+
+def _numbers(array: Array, name: str, shape: str) -> Array:
+    """Objects that are all numbers, as float64; missing ones are NaN."""
+    import numbers
+
+    flat = array.ravel()
+    missing = np.array([value is None or type(value).__name__ == "NAType" for value in flat], dtype=bool)
+    wrong = [type(value).__name__ for value in flat[~missing] if not isinstance(value, numbers.Real)]
+    wrong += ["bool" for value in flat[~missing] if isinstance(value, (bool, np.bool_))]
+    if wrong:
+        raise TypeError(f"{name} must be numbers of shape {shape}, got a {wrong[0]} in it")
+    return np.where(missing, np.nan, np.where(missing, 0, flat).astype(np.float64)).reshape(array.shape)

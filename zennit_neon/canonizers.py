@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 from zennit.canonizers import Canonizer
 
+from .adapters import centers_of
+from .clusterings import neuralize
 from .functional import check_beta
 from .heads import Head
-from .neuralize import centers_of, neuralize
 
 __all__ = ["KMeansCanonizer"]
 

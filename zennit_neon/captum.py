@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from . import functional
-from .arrays import Table
+from .clusterings import neuralize
 from .composites import Neon
 from .guard import evaluating
 from .heads import Head
-from .neuralize import neuralize
 from .routes import Closed, Question, Trunk
+from .tables import Table
 
 __all__ = ["NEON", "LayerNEON", "NoiseTunnel"]
 

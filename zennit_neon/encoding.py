@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .affine import Affine, InexactError, RowNorm
-from .arrays import holds_text
+from .affine import Affine, RowNorm
+from .exceptions import InexactError
 from .steps import Adapters, Block, affine_step, blocks_of, fitted, lookup, side_by_side, steps_of
+from .tables import holds_text
 
 __all__ = ["Encoding", "encode"]
 

@@ -14,29 +14,30 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from . import functional
-from .arrays import Columns, Table, plain
+from .agreement import check_predictions
+from .arrays import Array, as_array, plain
+from .clusterings import behind, neuralized
 from .encoding import encode
 from .heads import Head
-from .neuralize import behind, neuralize, noise_of
+from .labels import NOISE, are_labels, named, place_of, positions
 from .routes import Closed, Encoded, Question, Trunk
+from .tables import Columns, Table
+from .validation import check_feature_names
 
 if TYPE_CHECKING:
     import pandas
 
     from .surrogate import Fidelity
 
-__all__ = ["explain", "Explanation"]
-
-#: The cluster of points that belong to none, as in scikit-learn.
-NOISE = -1
+__all__ = ["Explanation", "asked_of", "check_fidelity", "explain", "labels_of"]
 
 
 def explain(
     model: Any,
     X: Any,
     *,
-    cluster: int | Sequence[int] | Tensor | None = None,
-    competitor: int | None = None,
+    cluster: Any = None,
+    competitor: Any = None,
     beta: float | None = None,
     composite: Composite | None = None,
     feature_names: Sequence[str] | None = None,
@@ -53,12 +54,14 @@ def explain(
         head), or a ``torch.nn.Module`` that ends in one head, together with ``composite``. The first steps of a
         Pipeline may also work column by column (``OneHotEncoder``, ``SimpleImputer``, ``PowerTransformer``, ...), with
         a ``ColumnTransformer`` or without: relevance of the numbers that they make of a column is summed.
-    X : ndarray, Tensor or DataFrame, shape (N, d) or (N, d, ...)
-        Points to explain. Every location of (N, d, ...) is a point. Columns of a DataFrame may hold text where a step
-        of the Pipeline encodes or drops them.
-    cluster : int or sequence of int, optional
-        Explain this cluster for every point (or one for each point); by default the one a point is assigned to.
-    competitor : int, optional
+    X : ndarray, Tensor, sparse matrix or table, shape (N, d) or (N, d, ...)
+        Points to explain. Every location of (N, d, ...) is a point. Tables are DataFrames of pandas and polars, and
+        Arrow tables; their columns have to be those of the fit, by name. They may hold text where a step of the
+        Pipeline encodes or drops them. Sparse matrices are never made dense as a whole, but relevance is.
+    cluster : label, or sequence of labels, optional
+        Explain this cluster for every point (or one for each point); by default the one a point is assigned to. A label
+        is what the clustering itself calls the cluster: a name or a number, as ``predict`` gives it.
+    competitor : label, optional
         Explain why the cluster *rather than this one*: :math:`h_{ck}` alone, to which relevance then sums. Points
         whose cluster is the competitor itself get 0.
     beta : float, optional
@@ -84,12 +87,16 @@ def explain(
     ------
     TypeError, ValueError
         The message names the argument, what was expected and what came.
+    DisagreementError
+        If the network gives points to other clusters than the estimator predicts (on up to 1,000 rows of X).
+    PrecisionError
+        If a feature lies so far from zero that its numbers cannot tell the clusters apart.
 
     Notes
     -----
     Where ``model`` is a clustering that knows the labels of X (``DBSCAN``) or the labels themselves, noise belongs to
     no cluster: its ``cluster`` is -1, and evidence and relevance are NaN. ``cluster=`` explains such a point all the
-    same: why (not) that cluster? All other points are explained for the cluster that the network gives them to, which
+    same, unless it has missing values: why (not) that cluster? All other points are explained for the cluster that the network gives them to, which
     is that of their label as often as ``fidelity`` says.
 
     For the assigned cluster, relevance sums to evidence in every row (with several support vectors a cluster, or soft
@@ -116,51 +123,81 @@ def explain(
     has_head = isinstance(model, nn.Module) and any(isinstance(part, Head) for part in model.modules())
     is_trunk = composite is not None or (has_head and not isinstance(model, Head))
     route: Closed
+    noise = None
     if is_trunk:
         route = trunk = Trunk(model, composite, Table(X), batch_size, progress)
         competitor = trunk.composite.competitor if competitor is None else competitor
     else:
-        route = _closed(model, X, batch_size, progress)
+        route, noise = _closed(model, X, batch_size, progress)
     head, table = route.head, route.table
     check_fidelity(head, min_fidelity)
-    chosen, competitor = asked_of(cluster, competitor, head, route.shape)
+    chosen, rival = asked_of(cluster, competitor, head, route.shape)
     stiff = functional.check_beta(beta)
     if stiff is not None and head.soft:
-        raise ValueError(f"beta is part of a soft clustering, or not needed, and can not be chosen here; got {beta}")
+        raise ValueError(f"beta is part of a soft clustering, or not needed, and cannot be chosen here; got {beta}")
     stiff = route.beta if stiff is None else stiff
     names = _names(feature_names, table, head, is_trunk)
-    if stiff is None and competitor is None and len(table) and not head.soft:
+    if stiff is None and rival is None and len(table) and not head.soft:
         stiff = route.calibrate(keep=chosen is None and not is_trunk)
-    question = Question(stiff, competitor)
+    question = Question(stiff, rival)
     relevance, evidence, own = route.relevance(question, chosen)
-    explanation = Explanation(
+    if noise is not None:
+        _leave_out(noise if chosen is None else table.ignored, relevance, evidence, own)
+    return Explanation(
         relevance=table.like(relevance),
         evidence=table.plain(evidence),
-        cluster=table.plain(own.to(evidence.device)),
+        cluster=_named(own, head, table),
         beta=stiff,
         feature_names=names,
         n_clusters=head.n_clusters,
-        labels=head.labels,
+        labels=labels_of(head),
+        _own=own,
         _route=route,
         _question=question,
     )
-    if chosen is not None or head.fidelity is None or isinstance(model, nn.Module):
-        return explanation
-    noise = noise_of(model, X)
-    return explanation if noise is None else explanation.with_noise(noise)
 
 
-def _closed(model: Any, X: Any, batch_size: int | None, progress: bool) -> Closed:
-    """The closed form of a clustering, behind an encoding of the columns of X where its Pipeline begins with one."""
-    is_pipeline = hasattr(model, "steps") and not isinstance(model, nn.Module)  # heads have steps, too
-    found = encode(model, plain(X)) if is_pipeline and len(getattr(X, "shape", ())) == 2 else None
-    if found is None:
-        table = Table(X)
-        return Closed(neuralize(model, X, progress=progress), table, batch_size, progress)
-    encoding, steps = found
-    columns = Columns(X, encoding)
-    columns.check_names(getattr(model, "feature_names_in_", None))
-    return Encoded(behind(model, X, steps, progress), columns, batch_size, progress)
+def _closed(model: Any, X: Any, batch_size: int | None, progress: bool) -> tuple[Closed, Array | None]:
+    """The closed form of a clustering, behind an encoding of the columns of X where its Pipeline begins with one.
+
+    And which points are noise, if the head stands for labels of them.
+    """
+    is_estimator = not isinstance(model, nn.Module) and not are_labels(model)
+    is_pipeline = is_estimator and hasattr(model, "steps")
+    encoded = encode(model, plain(X)) if is_pipeline and len(getattr(X, "shape", ())) == 2 else None
+    if encoded is None:
+        found = neuralized(model, X, progress=progress)
+        table = found.table(X)
+        route = Closed(found.head, table, batch_size, progress)
+    else:
+        encoding, steps = encoded
+        table = columns = Columns(X, encoding)
+        columns.check_names(getattr(model, "feature_names_in_", None))
+        found = behind(model, X, steps, progress)
+        route = Encoded(found.head, columns, batch_size, progress)
+    if is_estimator and found.groups is None:
+        check_predictions(found.head, table, model)
+    return route, None if found.groups is None or not found.groups.noise.any() else found.groups.noise
+
+
+def _leave_out(points: Array | None, relevance: Tensor, evidence: Tensor, own: Tensor) -> None:
+    """Take the explanation of some points away: they belong to no cluster."""
+    if points is not None and points.any():
+        where = torch.from_numpy(points)
+        relevance[where.to(relevance.device)] = float("nan")
+        evidence[where.to(evidence.device)] = float("nan")
+        own[where] = NOISE
+
+
+def labels_of(head: Head) -> tuple[Any, ...]:
+    """Labels of the clusters of a head: its names, or else their numbers."""
+    return tuple(range(head.n_clusters)) if head.labels is None else head.labels
+
+
+def _named(own: Tensor, head: Head, table: Table) -> Any:
+    """The clusters of points by their labels, as users see them."""
+    found = named(own, head.labels)
+    return table.plain(found.to(table.X.device) if table.is_tensor else found) if isinstance(found, Tensor) else found
 
 
 def check_fidelity(head: Head, least: float) -> None:
@@ -183,14 +220,14 @@ class Explanation:
     evidence : ndarray or Tensor, shape (N,) or (N, ...)
         :math:`f_c` of the explained cluster; positive exactly where a point is assigned to it. With a competitor,
         :math:`h_{ck}`.
-    cluster : ndarray or Tensor of int64, shape (N,) or (N, ...)
-        The explained cluster of each point; -1 for noise.
+    cluster : ndarray or Tensor, shape (N,) or (N, ...)
+        The label of the explained cluster of each point; -1 for noise. Of int64, or of objects where labels are names.
     beta : float or None
         Stiffness that was used; None where no pooling was involved.
     feature_names : list of str or None
     n_clusters : int
-    labels : tuple or None
-        Names of the clusters, where they have any.
+    labels : tuple
+        Of all clusters, in the order of ``summary()``: names or numbers, as the clustering has them.
     """
 
     relevance: Any
@@ -199,7 +236,8 @@ class Explanation:
     beta: float | None
     feature_names: list[str] | None
     n_clusters: int
-    labels: tuple[Any, ...] | None
+    labels: tuple[Any, ...]
+    _own: Tensor
     _route: Closed
     _question: Question
 
@@ -230,7 +268,7 @@ class Explanation:
     @property
     def noise(self) -> Any:
         """Which points belong to no cluster, bool (N,) or (N, ...)."""
-        return self.cluster == NOISE
+        return self._route.table.plain((self._own == NOISE).to(torch.as_tensor(self.evidence).device))
 
     def with_noise(self, noise: Any) -> Explanation:
         """The same explanation without that of some points: cluster -1, evidence and relevance NaN.
@@ -244,50 +282,56 @@ class Explanation:
         -------
         Explanation
         """
-        mask = torch.as_tensor(noise if isinstance(noise, Tensor) else np.asarray(noise)).cpu()
-        if mask.shape != (len(self),) or mask.dtype != torch.bool:
-            raise ValueError(f"noise must be bool of shape ({len(self)},), got {mask.dtype} of {tuple(mask.shape)}")
-        table = self._route.table
-        where = mask if table.kind == "torch" else mask.numpy()
-        parts = (self.relevance, self.evidence, self.cluster)
-        copies = [part.clone() if isinstance(part, Tensor) else part.copy() for part in parts]
-        for part, value in zip(copies, (float("nan"), float("nan"), NOISE), strict=True):
-            part[where] = value
-        relevance, evidence, cluster = copies
-        return replace(self, relevance=relevance, evidence=evidence, cluster=cluster)
+        mask = np.array(as_array(noise, "noise"))
+        if mask.shape != (len(self),) or mask.dtype != np.bool_:
+            raise ValueError(f"noise must be bool of shape ({len(self)},), got {mask.dtype} of {mask.shape}")
+        table, own = self._route.table, self._own.clone()
+        relevance, evidence = (
+            part.clone() if isinstance(part, Tensor) else torch.from_numpy(np.array(as_array(part, "relevance")))
+            for part in (self.relevance, self.evidence)
+        )
+        _leave_out(mask, relevance, evidence, own)
+        return replace(
+            self,
+            relevance=table.like(relevance),
+            evidence=table.plain(evidence),
+            cluster=_named(own, self._route.head, table),
+            _own=own,
+        )
 
     @property
-    def competitor(self) -> int | None:
-        """The competitor that was asked about, if any."""
-        return self._question.competitor
+    def competitor(self) -> Any:
+        """The label of the competitor that was asked about, if any."""
+        place = self._question.competitor
+        return None if place is None else self.labels[place]
 
     @property
-    def _own(self) -> Tensor:
-        """The explained clusters as a tensor; any for noise."""
-        return torch.as_tensor(self.cluster).cpu().clamp(min=0)
+    def _asked(self) -> Tensor:
+        """Positions of the explained clusters; any for noise."""
+        return self._own.clamp(min=0)
 
     def _without_noise(self, values: Tensor) -> Tensor:
         """NaN for noise."""
-        noise = torch.as_tensor(self.noise)
+        noise = self._own == NOISE
         if bool(noise.any()):
-            values[noise] = float("nan")
+            values[noise.to(values.device)] = float("nan")
         return values
 
     @property
     def competitors(self) -> Any:
         """Relevance that flowed through each competitor, (N, K) or (N, K, ...) (:math:`R_{ck}` of Eq. 2, paper 1).
 
-        Sums to evidence; 0 at the explained cluster itself. Computed anew at each call, from X as it is then.
+        In the order of ``labels``. Sums to evidence; 0 at the explained cluster itself. Computed anew at each call, from X as it is then.
         """
-        return self._route.table.plain(self._without_noise(self._route.shares(self._question, self._own)))
+        return self._route.table.plain(self._without_noise(self._route.shares(self._question, self._asked)))
 
-    def through(self, competitor: int) -> Any:
-        """The part of relevance that flowed through one competitor, like X (Fig. 4C, paper 2).
+    def through(self, competitor: Any) -> Any:
+        """The part of relevance that flowed through one competitor, given by its label; like X (Fig. 4C, paper 2).
 
         Sums over all competitors to ``relevance``; 0 for points whose explained cluster is the competitor.
         """
-        k = int(cluster_ids(competitor, "competitor", self._route.head, ()))
-        part, _, _ = self._route.relevance(replace(self._question, through=k), self._own)
+        k = place_of(competitor, self._route.head.labels, self.n_clusters, "competitor")
+        part, _, _ = self._route.relevance(replace(self._question, through=k), self._asked)
         return self._route.table.like(self._without_noise(part))
 
     def summary(self) -> pandas.DataFrame:
@@ -306,7 +350,7 @@ class Explanation:
         np.add.at(total, cluster, relevance)
         count = np.bincount(cluster, minlength=self.n_clusters).astype(float)
         count[count == 0] = np.nan
-        index = pandas.Index(range(self.n_clusters) if self.labels is None else self.labels, name="cluster")
+        index = pandas.Index(list(self.labels), name="cluster", tupleize_cols=False)
         return pandas.DataFrame(total / count[:, None], index=index, columns=self._columns(relevance.shape[1]))
 
     def to_frame(self) -> pandas.DataFrame:
@@ -317,10 +361,8 @@ class Explanation:
         import pandas
 
         relevance, cluster = self._rows()
-        index = self.relevance.index if self._route.table.kind == "pandas" else None
-        frame = pandas.DataFrame(relevance, index=index, columns=self._columns(relevance.shape[1]))
-        names = cluster if self.labels is None else np.asarray([*self.labels, NOISE], dtype=object)[cluster]
-        for name, values in (("evidence", _array(self.evidence).ravel()), ("cluster", names)):
+        frame = pandas.DataFrame(relevance, index=self._route.table.index, columns=self._columns(relevance.shape[1]))
+        for name, values in (("evidence", _array(self.evidence).ravel()), ("cluster", _array(self.cluster).ravel())):
             while name in frame.columns:
                 name += "_"
             frame.insert(0, name, values)
@@ -334,8 +376,7 @@ class Explanation:
         import shap
 
         relevance, cluster = self._rows()
-        table = self._route.table
-        data = self.data.to_numpy() if table.kind == "pandas" else _array(self.data)
+        data = _array(self.data)
         if relevance.shape != data.shape:
             data = np.moveaxis(data, 1, -1).reshape(relevance.shape)
         kept = cluster != NOISE
@@ -347,8 +388,8 @@ class Explanation:
         )
 
     def _rows(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Relevance (M, d) and cluster (M,), one row a point."""
-        relevance, cluster = _array(self.relevance), _array(self.cluster)
+        """Relevance (M, d) and position of the cluster (M,), one row a point."""
+        relevance, cluster = _array(self.relevance), self._own.numpy()
         if cluster.ndim > 1:
             relevance = np.moveaxis(relevance, 1, -1)
         width = int(np.prod(relevance.shape[cluster.ndim :]))
@@ -360,35 +401,16 @@ class Explanation:
         return [f"x{i}" for i in range(width)]
 
 
-def _array(values: Any) -> np.ndarray[Any, Any]:
-    return np.asarray(plain(values))
+def _array(values: Any) -> Array:
+    return as_array(values, "values")
 
 
-def cluster_ids(value: Any, name: str, head: Head, shape: tuple[int, ...]) -> Tensor:
-    """Cluster numbers as int64 (``shape``), or ``ValueError`` that names the argument."""
-    ids = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
-    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
-        raise TypeError(f"{name} must be whole numbers, got {value!r}")
-    if ids.ndim and ids.shape != shape:
-        raise ValueError(f"{name} must be one number, or have shape {shape}, got {tuple(ids.shape)}")
-    last = head.n_clusters - 1
-    wrong = ids[(ids < 0) | (ids > last)]
-    if wrong.numel():
-        raise ValueError(
-            f"{name}: relevance of cluster {int(wrong.flatten()[0])} was asked for, "
-            f"but this head has {last + 1} clusters (0 to {last})"
-        )
-    return ids.to("cpu", torch.int64).expand(shape)
-
-
-def asked_of(
-    cluster: Any, competitor: int | None, head: Head, shape: tuple[int, ...]
-) -> tuple[Tensor | None, int | None]:
-    """The clusters to explain (None for the assigned ones) and the competitor, checked against a head."""
-    rival = None if competitor is None else int(cluster_ids(competitor, "competitor", head, ()))
-    chosen = None if cluster is None else cluster_ids(cluster, "cluster", head, shape)
+def asked_of(cluster: Any, competitor: Any, head: Head, shape: tuple[int, ...]) -> tuple[Tensor | None, int | None]:
+    """Positions of the clusters to explain (None for the assigned ones) and of the competitor, by their labels."""
+    rival = None if competitor is None else place_of(competitor, head.labels, head.n_clusters, "competitor")
+    chosen = None if cluster is None else positions(cluster, head.labels, head.n_clusters, "cluster", shape)
     if rival is not None and chosen is not None and chosen.numel() and bool((chosen == rival).all()):
-        raise ValueError(f"competitor must be another cluster than the explained one, got {rival} for both")
+        raise ValueError(f"competitor must be another cluster than the explained one, got {competitor!r} for both")
     return chosen, rival
 
 
@@ -396,9 +418,7 @@ def _names(names: Sequence[str] | None, table: Table, head: Head, is_trunk: bool
     """Names of the features: given, of the table, of the head, or numbered."""
     width = table.shape[1]
     if names is not None:
-        if len(names) != width:
-            raise ValueError(f"feature_names has {len(names)} names, but X has {width} features")
-        return [str(name) for name in names]
+        return list(check_feature_names(names, width))
     if table.names is not None:
         return table.names
     if head.feature_names is not None and not is_trunk:

@@ -45,10 +45,10 @@ def check_beta(beta: Any) -> float | None:
     """Return a stiffness as float (None stays None); ``ValueError`` unless it is a number that is at least 0."""
     if beta is None:
         return None
-    try:
-        value = float(beta)
-    except (TypeError, ValueError):
-        raise ValueError(f"beta must be a number of at least 0, got {beta!r}") from None
+    value = beta.item() if hasattr(beta, "item") and getattr(beta, "ndim", 0) == 0 else beta
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"beta must be a number of at least 0, got {beta!r}")
+    value = float(value)
     if math.isnan(value) or value < 0:
         raise ValueError(f"beta must be a number of at least 0, got {beta!r}")
     return value
@@ -239,11 +239,11 @@ def coefficients(contest: Contest, beta: float, relevance: Tensor | None = None)
         Rows sum to zero.
     """
     excess, pooled, cluster = contest
-    # on the boundary f = h = 0 for the nearest competitor: any small number in place of both gives the limit
-    floor = torch.finfo(pooled.dtype).tiny ** 0.75
-    safe = torch.where(pooled.abs() < floor, floor, pooled)
     behind = excess.scatter(1, cluster, 0) if excess.requires_grad else excess  # infinity has no gradient
-    if pooled.numel() and bool((pooled < 0).any()):
+    # on the boundary f = h = 0 for the nearest competitor: a number that is next to nothing gives the limit
+    safe = torch.where(pooled == 0, torch.finfo(pooled.dtype).tiny, pooled)
+    least = float(pooled.detach().min()) if pooled.numel() else 1.0
+    if least < 0:
         share = _shares(excess, beta, 1)
         activation = 1 - behind / safe  # h_ck / f_c
         kept = share * _damping(activation)
@@ -252,7 +252,10 @@ def coefficients(contest: Contest, beta: float, relevance: Tensor | None = None)
     else:
         weight = _weights(excess, beta)
         total = weight.sum(1, keepdim=True)
-        passed = weight / torch.addcmul(total, behind, total / safe, value=-1)  # total * h_ck / f_c
+        if least > 4 * excess.shape[1] * torch.finfo(pooled.dtype).tiny:
+            passed = weight / torch.addcmul(total, behind, total / safe, value=-1)  # total * h_ck / f_c
+        else:  # total / f_c may be infinite
+            passed = weight / (1 - behind / safe) / total
     if relevance is not None:
         passed = passed * quotient(relevance[:, None], pooled)
     return passed.scatter(1, cluster, -passed.sum(1, keepdim=True))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from zennit.core import Hook, Identity
 
 from .affine import Affine, RowNorm, combine
-from .arrays import Table, complaint, is_finite
+from .arrays import as_matrix, complaint, is_finite
+from .exceptions import PrecisionError
 from .functional import check_beta
-from .layer import CentroidContrast, CentroidEvidence, MinPool, SoftMinPool, UnitNorm
+from .layer import CentroidContrast, CentroidEvidence, MinPool, SoftMinPool
+from .preimages import coarse_column, norm_layer, pull_back
+from .tables import Table
+from .validation import check_clusters, check_feature_names, check_labels
 
 __all__ = ["Head", "NeuralizedKMeans"]
 
@@ -43,6 +47,8 @@ class Head(nn.Module):
     feature_names: tuple[str, ...] | None
     norm: nn.Module
     fidelity: Any = None
+    #: Types in which inputs are too coarse to tell the clusters apart, and the feature that is to blame.
+    coarse: Mapping[torch.dtype, int] = MappingProxyType({})
     steps: tuple[Affine | RowNorm, ...] = ()
 
     @property
@@ -114,7 +120,16 @@ class Head(nn.Module):
         return self
 
     def points(self, x: Tensor) -> Tensor:
-        """Inputs (N, d, ...) as they enter the evidence layer: half types in float32, row norm applied."""
+        """Inputs (N, d, ...) as they enter the evidence layer: half types in float32, row norm applied.
+
+        Raises
+        ------
+        PrecisionError
+            If the type of the input is too coarse for the clusters.
+        """
+        if x.dtype in self.coarse:
+            column = self.coarse[x.dtype]
+            raise PrecisionError(column, float(self.evidence_layer.center[column]), x.dtype, self.feature_names)
         return self.norm(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
     def rows(self, x: Tensor) -> Tensor:
@@ -187,15 +202,36 @@ class Head(nn.Module):
 
     def _named(self, labels: Sequence[Any] | None, feature_names: Sequence[str] | None) -> None:
         """Take note of names."""
-        self.labels = None if labels is None else tuple(labels)
-        self.feature_names = None if feature_names is None else tuple(str(name) for name in feature_names)
-        if self.feature_names is not None and len(self.feature_names) != self.n_features:
-            raise ValueError(f"feature_names has {len(self.feature_names)} names for {self.n_features} features")
+        self.labels = None if labels is None else check_labels(labels, self.n_clusters)
+        self.feature_names = None
+        if feature_names is not None:
+            self.feature_names = check_feature_names(feature_names, self.n_features)
 
-    def after(self, steps: Iterable[Affine | RowNorm]) -> Head:
+    def _pulled_back(self, centroids: Tensor, step: Affine) -> tuple[Tensor, Tensor, Tensor]:
+        """Center, weight and root of the first layer; takes note of the types in which inputs are too coarse."""
+        parts = pull_back(centroids, step, self.feature_names)
+        kinds = (torch.float32, torch.bfloat16, torch.float16)
+        self.coarse = {kind: found for kind in kinds if (found := coarse_column(*parts, kind)) is not None}
+        return parts
+
+    def arguments(self) -> dict[str, Any]:
+        """What the class has to be called with to make this head again."""
+        raise TypeError(f"{type(self).__name__} does not say what it is made of")
+
+    def rebuilt(self, **changes: Any) -> Self:
+        """A head with other arguments; what is not changed stays, the fidelity included."""
+        head = type(self)(**{**self.arguments(), **changes})
+        head.fidelity = self.fidelity
+        return head.train(self.training)
+
+    def after(self, steps: Iterable[Affine | RowNorm], feature_names: Sequence[str] | None = None) -> Head:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
         steps = tuple(steps)
-        return self._rebuilt((*steps, *self.steps)) if steps else self
+        if not steps and feature_names is None:
+            return self
+        if "steps" not in self.arguments():
+            raise ValueError(f"a {type(self).__name__} cannot be put behind the steps of a Pipeline")
+        return self.rebuilt(steps=(*steps, *self.steps), feature_names=feature_names)
 
     def without_scales(self) -> tuple[Head, Affine | None]:
         """The same clustering as seen from behind the scalers that come first, and what these do (None without any)."""
@@ -203,11 +239,7 @@ class Head(nn.Module):
         steps = self.steps
         while steps and isinstance(step := steps[0], Affine) and step.diagonal:
             scale, steps = (step if scale is None else scale.then(step)), steps[1:]
-        return (self, None) if scale is None else (self._rebuilt(steps), scale)
-
-    def _rebuilt(self, steps: tuple[Affine | RowNorm, ...]) -> Head:
-        """The same clustering behind other steps."""
-        raise ValueError(f"a {type(self).__name__} can not be put behind the steps of a Pipeline")
+        return (self, None) if scale is None else (self.rebuilt(steps=steps), scale)
 
 
 def _has_rules_above(node: Any, most: int = 64) -> bool:
@@ -289,7 +321,7 @@ class NeuralizedKMeans(Head):
         feature_names: Sequence[str] | None = None,
     ):
         super().__init__()
-        self.register_buffer("centroids", _checked_centroids(centroids))
+        self.register_buffer("centroids", check_centroids(centroids))
         self.n_clusters = len(self.centroids)
         self.explicit = explicit
         self.steps = tuple(steps)
@@ -299,7 +331,7 @@ class NeuralizedKMeans(Head):
         if soft and (not beta or beta == float("inf")):
             raise ValueError(f"beta must be the stiffness of the soft clustering, above 0 and finite, got {beta}")
         chosen = check_clusters(clusters, self.n_clusters)
-        parts = (*pull_back(self.centroids, whole), not whole.diagonal, chosen, soft)
+        parts = (*self._pulled_back(self.centroids, whole), not whole.diagonal, chosen, soft)
         if explicit:
             self.contrast = CentroidContrast(*parts, beta=beta if soft else None)
             self.pool = SoftMinPool(chosen) if soft else MinPool(chosen, beta)
@@ -321,17 +353,18 @@ class NeuralizedKMeans(Head):
         """Stiffness of min-take-most, or of the soft clustering; None as long as it is neither given nor calibrated."""
         return self.evidence_layer.beta if self.soft else self.pooling_layer.beta
 
-    def _rebuilt(self, steps: tuple[Affine | RowNorm, ...]) -> NeuralizedKMeans:
-        """The same clustering behind other steps."""
-        return NeuralizedKMeans(
-            self.centroids,
-            beta=self.beta,
-            clusters=self.clusters.tolist(),
-            explicit=self.explicit,
-            soft=self.soft,
-            steps=steps,
-            labels=self.labels,
-        )
+    def arguments(self) -> dict[str, Any]:
+        """What the class has to be called with to make this head again."""
+        return {
+            "centroids": self.centroids,
+            "beta": self.beta,
+            "clusters": self.clusters.tolist(),
+            "explicit": self.explicit,
+            "soft": self.soft,
+            "steps": self.steps,
+            "labels": self.labels,
+            "feature_names": self.feature_names,
+        }
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
@@ -339,45 +372,7 @@ class NeuralizedKMeans(Head):
         return f"n_clusters={self.n_clusters}, n_features={self.n_features}, beta={self.beta}{soft}"
 
 
-def norm_layer(before: Affine | None, norm: RowNorm | None) -> tuple[Affine | None, nn.Module]:
-    """The layer of a row norm between two maps, and the first of them as it is then seen from the norm."""
-    if norm is None:
-        return before, nn.Identity()
-    center = linear = None
-    if before is not None:
-        before, center = before.centred()
-        linear = before.linear
-    return before, UnitNorm(norm.order, center, linear)
-
-
-def as_matrix(values: Any, name: str, shape: str) -> Tensor:
-    """Numbers as a tensor (rows, features) of its own, in the precision they came in."""
-    if isinstance(values, (list, tuple)) and any(isinstance(row, Tensor) for row in values):
-        values = torch.stack([torch.as_tensor(row) for row in values])
-    try:
-        matrix = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be numbers of shape {shape}: {error}") from None
-    matrix = matrix.detach()
-    if matrix.dtype not in (torch.float32, torch.float64):
-        matrix = matrix.to(torch.float32 if matrix.dtype.is_floating_point else torch.float64)
-    if matrix.ndim != 2 or matrix.shape[1] == 0:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(matrix.shape)}")
-    return matrix.clone()
-
-
-def check_clusters(clusters: Sequence[int] | None, n_clusters: int) -> Tensor:
-    """Clusters of interest as a tensor, all if not given; ``ValueError`` unless they exist and differ."""
-    if clusters is None:
-        return torch.arange(n_clusters)
-    chosen = [int(cluster) for cluster in clusters]
-    wrong = [cluster for cluster in chosen if not 0 <= cluster < n_clusters]
-    if wrong or not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"clusters must be different numbers from 0 to {n_clusters - 1}, at least one, got {chosen}")
-    return torch.tensor(chosen)
-
-
-def _checked_centroids(centroids: Any) -> Tensor:
+def check_centroids(centroids: Any) -> Tensor:
     """Centroids as a tensor (K, d) in the precision they came in."""
     values = as_matrix(centroids, "centroids", "(K, d)")
     if len(values) < 2:
@@ -390,22 +385,3 @@ def _checked_centroids(centroids: Any) -> Tensor:
         twins = (inverse == counts.argmax()).nonzero()[:, 0].tolist()
         raise ValueError(f"clusters {twins} have the same centroid, so no point can be told apart; merge them")
     return values
-
-
-def pull_back(centroids: Tensor, step: Affine) -> tuple[Tensor, Tensor, Tensor]:
-    """Center, weight and root of the first layer on the input of ``step``, in centred coordinates.
-
-    All in float64, whatever the precision of the centroids is. The center is rounded to float32 (where it fits):
-    then subtracting it costs a float32 input at most one rounding.
-    """
-    device, exact = centroids.device, centroids.to("cpu", torch.float64)
-    preimage = step.preimage(exact)
-    mean = preimage.mean(0)
-    rounded = mean.float().double()
-    center = torch.where(torch.isfinite(rounded), rounded, mean)
-    centred = exact - step(center[None])
-    root = preimage - center
-    error = (step(preimage) - exact).norm() / centred.norm()
-    if error > 1e-6:
-        raise ValueError("the steps before the clustering do not reach all centroids, so that they have no pre-image")
-    return center.to(device), step.pull(centred).to(device), root.to(device)

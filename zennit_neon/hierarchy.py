@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from .affine import Affine, RowNorm
+from .arrays import as_matrix
 from .functional import check_beta
-from .heads import Head, as_matrix, check_clusters, pull_back
+from .heads import Head
 from .tree import PathEvidence
+from .validation import check_clusters
+from .validation import whole as whole_number
 
 __all__ = ["NeuralizedHierarchy"]
 
@@ -70,7 +73,9 @@ class NeuralizedHierarchy(Head):
         feature_names: Sequence[str] | None = None,
     ):
         super().__init__()
-        self.paths = tuple(tuple((int(split), bool(first)) for split, first in path) for path in paths)
+        self.paths = tuple(
+            tuple((whole_number(split, "paths"), bool(first)) for split, first in path) for path in paths
+        )
         self.n_clusters = len(self.paths)
         self.register_buffer("centers", as_matrix(centers, "centers", "(2 (K - 1), d)"))
         _check(self.centers, self.paths)
@@ -78,23 +83,24 @@ class NeuralizedHierarchy(Head):
         whole = self._before(self.steps, self.centers.shape[1], "centers")
         self._named(labels, feature_names)
         chosen = check_clusters(clusters, self.n_clusters).to(self.centers.device)
-        self.evidence = PathEvidence(*pull_back(self.centers, whole), self.paths, chosen, check_beta(beta))
+        self.evidence = PathEvidence(*self._pulled_back(self.centers, whole), self.paths, chosen, check_beta(beta))
 
     @property
     def evidence_layer(self) -> PathEvidence:
         """The layer with ``centred``, ``scores`` and ``redistribute``."""
         return self.evidence
 
-    def _rebuilt(self, steps: tuple[Affine | RowNorm, ...]) -> NeuralizedHierarchy:
-        """The same clustering behind other steps."""
-        return NeuralizedHierarchy(
-            self.centers,
-            self.paths,
-            beta=self.beta,
-            clusters=self.clusters.tolist(),
-            steps=steps,
-            labels=self.labels,
-        )
+    def arguments(self) -> dict[str, Any]:
+        """What the class has to be called with to make this head again."""
+        return {
+            "centers": self.centers,
+            "paths": self.paths,
+            "beta": self.beta,
+            "clusters": self.clusters.tolist(),
+            "steps": self.steps,
+            "labels": self.labels,
+            "feature_names": self.feature_names,
+        }
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""

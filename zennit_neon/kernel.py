@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,10 +9,12 @@ import torch
 from torch import Tensor
 
 from .affine import Affine, RowNorm
+from .arrays import as_array, as_matrix
 from .functional import check_beta
-from .heads import Head, as_matrix, check_clusters, pull_back
+from .heads import Head
 from .layer import MinPool
 from .support import LogMeanExpPool, SupportContrast, SupportEvidence
+from .validation import check_clusters, positive
 
 __all__ = ["NeuralizedKernelKMeans"]
 
@@ -80,7 +81,7 @@ class NeuralizedKernelKMeans(Head):
     ):
         super().__init__()
         sets = _checked_sets(support_vectors)
-        self.gamma = _positive(gamma, "gamma")
+        self.gamma = positive(gamma, "gamma")
         self.sizes = tuple(len(part) for part in sets)
         self.n_clusters = len(sets)
         self.explicit = explicit
@@ -91,7 +92,7 @@ class NeuralizedKernelKMeans(Head):
         whole = self._before(self.steps, self.support.shape[1], "support vectors")
         self._named(labels, feature_names)
         chosen = check_clusters(clusters, self.n_clusters).to(self.support.device)
-        parts, mixing, beta = pull_back(self.support, whole), not whole.diagonal, check_beta(beta)
+        parts, mixing, beta = self._pulled_back(self.support, whole), not whole.diagonal, check_beta(beta)
         if explicit:
             self.contrast = SupportContrast(*parts, mixing=mixing)
             self.own = LogMeanExpPool(self.sizes, self.gamma, chosen, self.log_weight)
@@ -122,21 +123,20 @@ class NeuralizedKernelKMeans(Head):
             return self.evidence(points)
         return self.pool(self.other(self.own(self.contrast(points))))
 
-    def _rebuilt(self, steps: tuple[Affine | RowNorm, ...]) -> NeuralizedKernelKMeans:
-        """The same clustering behind other steps."""
-        weights = None if self.log_weight is None else self.log_weight.exp().split(list(self.sizes))
-        head = NeuralizedKernelKMeans(
-            self.support.split(list(self.sizes)),
-            self.gamma,
-            weights,
-            beta=self.beta,
-            clusters=self.clusters.tolist(),
-            explicit=self.explicit,
-            steps=steps,
-            labels=self.labels,
-        )
-        head.fidelity = self.fidelity
-        return head
+    def arguments(self) -> dict[str, Any]:
+        """What the class has to be called with to make this head again."""
+        sizes = list(self.sizes)
+        return {
+            "support_vectors": self.support.split(sizes),
+            "gamma": self.gamma,
+            "weights": None if self.log_weight is None else [part.exp() for part in self.log_weight.split(sizes)],
+            "beta": self.beta,
+            "clusters": self.clusters.tolist(),
+            "explicit": self.explicit,
+            "steps": self.steps,
+            "labels": self.labels,
+            "feature_names": self.feature_names,
+        }
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
@@ -156,18 +156,10 @@ class NeuralizedKernelKMeans(Head):
             known[key] = k
 
 
-def _positive(value: Any, name: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not number > 0:
-        raise ValueError(f"{name} must be a number above 0, got {value!r}")
-    return number
-
-
 def _checked_sets(support_vectors: Any) -> list[Tensor]:
     """Support vectors (p_k, d) of each cluster, in one precision."""
+    if hasattr(support_vectors, "keys") or isinstance(support_vectors, (str, set, frozenset)):
+        raise TypeError(f"support_vectors must be a list of arrays (p, d), got a {type(support_vectors).__name__}")
     sets = [as_matrix(part, f"support_vectors[{k}]", "(p, d)") for k, part in enumerate(support_vectors)]
     if len(sets) < 2:
         raise ValueError(f"a clustering needs at least 2 clusters to be explained, got {len(sets)}")
@@ -190,10 +182,21 @@ def _checked_weights(weights: Sequence[Any] | None, sets: list[Tensor]) -> Tenso
         return None
     if len(weights) != len(sets):
         raise ValueError(f"weights must be given for each of the {len(sets)} clusters, got {len(weights)}")
-    parts = [torch.as_tensor(part, dtype=torch.float64).detach().to(sets[0].device) for part in weights]
+    parts = [
+        as_matrix(_row(part, k), f"weights[{k}]", "(p,)")[0].double().to(sets[0].device)
+        for k, part in enumerate(weights)
+    ]
     for k, (part, vectors) in enumerate(zip(parts, sets, strict=True)):
         if part.shape != vectors.shape[:1]:
             raise ValueError(f"weights[{k}] must have shape ({len(vectors)},), got {tuple(part.shape)}")
         if not bool((part > 0).all() and torch.isfinite(part).all()):
             raise ValueError(f"weights[{k}] must be positive and finite")
     return torch.cat(parts).log()
+
+
+def _row(weights: Any, k: int) -> Any:
+    """Weights of one cluster as a matrix of one row."""
+    values = weights if isinstance(weights, Tensor) else as_array(weights, f"weights[{k}]")
+    if values.ndim != 1:
+        raise ValueError(f"weights[{k}] must have shape (p,), got {tuple(values.shape)}")
+    return values[None]

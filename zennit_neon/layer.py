@@ -139,13 +139,26 @@ class Centroids(Scored, Stiff):
         self.register_buffer("weight", weight)
         self.register_buffer("root", root)
         self.register_buffer("clusters", clusters)
+        self.split = _is_split(center)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As for any module, but a center that is not to be rounded keeps its digits when the model is cast."""
+        center = self.center
+        super()._apply(fn, recurse)
+        if self.split and self.center.dtype != center.dtype:
+            self.center = center.to(self.center.device)
+        return self
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the stiffness of a state dict; its center is here already."""
+        super().set_extra_state(state)
+        self.split = _is_split(self.center)
 
     def centred(self, x: Tensor) -> Tensor:
         """Points in the coordinates and the precision in which the layer computes; half types become float32."""
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
-        center = self.center.to(x)
-        return x - (center if x.ndim == 2 else center.view(-1, *[1] * (x.ndim - 2)))
+        return _less(x, self.center, self.split)
 
     @property
     def stiffness(self) -> float:
@@ -422,22 +435,48 @@ class UnitNorm(nn.Module):
         Subtracted first.
     linear : Tensor, shape (d,) or (p, d), optional
         The norm is that of ``linear`` applied to the point.
+    lift : Tensor, shape (d,), optional
+        Subtracted second; what a center cannot hold that is large beside it.
     """
 
     center: Tensor | None
     linear: Tensor | None
+    lift: Tensor | None
 
-    def __init__(self, order: str = "l2", center: Tensor | None = None, linear: Tensor | None = None):
+    def __init__(
+        self,
+        order: str = "l2",
+        center: Tensor | None = None,
+        linear: Tensor | None = None,
+        lift: Tensor | None = None,
+    ):
         super().__init__()
         self.order = {"l2": 2.0, "l1": 1.0, "max": float("inf")}[order]
         self.register_buffer("center", center)
         self.register_buffer("linear", linear)
+        self.register_buffer("lift", lift)
+        self.split = center is not None and _is_split(center)
+
+    @property
+    def origin(self) -> Tensor | None:
+        """The point that is mapped to 0, (d,)."""
+        return self.center if self.center is None or self.lift is None else self.center + self.lift
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As for any module, but a center that is not to be rounded keeps its digits when the model is cast."""
+        center = self.center
+        super()._apply(fn, recurse)
+        if center is not None and self.center is not None and self.split and self.center.dtype != center.dtype:
+            self.center = center.to(self.center.device)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Scaled points, shaped like ``x``: (N, d, ...)."""
         shape = (-1, *[1] * (x.ndim - 2))
         if self.center is not None:
-            x = x - self.center.to(x).view(shape)
+            x = _less(x, self.center, self.split)
+        if self.lift is not None:
+            x = x - self.lift.to(x).view(shape)
         if self.linear is None:
             image = x
         elif self.linear.ndim == 1:
@@ -450,3 +489,18 @@ class UnitNorm(nn.Module):
     def extra_repr(self) -> str:
         """Order for ``print``."""
         return f"order={self.order:g}"
+
+
+def _is_split(center: Tensor) -> bool:
+    """Whether a center has more digits than float32."""
+    return bool((center.float().to(center.dtype) != center).any())
+
+
+def _less(x: Tensor, center: Tensor, split: bool) -> Tensor:
+    """Points (N, d, ...) less a center (d,), without rounding of the center, in the precision of the points."""
+    shape = (-1, *[1] * (x.ndim - 2))
+    upper = center.to(x)
+    difference = x - upper.view(shape)
+    if split and x.dtype != center.dtype:
+        difference = difference - (center - upper.to(center.dtype)).to(x).view(shape)
+    return difference

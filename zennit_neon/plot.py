@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .arrays import Table, at_least, whole
+from .arrays import as_array
+from .clusterings import neuralized
 from .explanation import Explanation, explain
 from .heads import Head
+from .labels import NOISE, place_of
 from .layer import CentroidContrast, CentroidEvidence
-from .neuralize import neuralize, noise_of
 from .support import SupportEvidence
+from .tables import Table, rows_of
+from .validation import at_least, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +125,7 @@ def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int
 
     summary = explanation.summary()
     mean = summary.to_numpy()
-    assigned = _array(explanation.cluster).ravel().astype(np.int64)
+    assigned = explanation._own.flatten().numpy()
     count = np.bincount(assigned[assigned >= 0], minlength=explanation.n_clusters)
     largest = np.abs(np.nan_to_num(mean)).max(0)
     chosen = np.sort(np.argsort(-largest, kind="stable")[: at_least(max_features, "max_features")])
@@ -133,7 +135,9 @@ def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="lightgrey")
     image = ax.imshow(mean[:, chosen], cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-    rows = [f"{shorten(_label(explanation, k))} ({_points(int(size))})" for k, size in enumerate(count)]
+    rows = [
+        f"{shorten(str(label))} ({_points(int(size))})" for label, size in zip(explanation.labels, count, strict=True)
+    ]
     ax.set_yticks(range(len(rows)), rows, parse_math=False)
     ax.set_ylabel("cluster")
     left_out = mean.shape[1] - len(chosen)
@@ -147,7 +151,7 @@ def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int
 def plane(
     model: Any,
     X: Any,
-    cluster: int = 0,
+    cluster: Any = None,
     beta: float | None = None,
     ax: Axes | None = None,
     resolution: int = 200,
@@ -165,9 +169,9 @@ def plane(
     ----------
     model
         Anything that :func:`~zennit_neon.neuralize` takes, on two features.
-    X : ndarray, Tensor or DataFrame, shape (N, 2)
-    cluster : int
-        Cluster whose evidence and relevance are shown.
+    X : ndarray, Tensor, sparse matrix or table, shape (N, 2)
+    cluster : label, optional
+        Cluster whose evidence and relevance are shown; the first if not given.
     beta : float, optional
         As for :func:`~zennit_neon.explain`.
     ax : matplotlib.axes.Axes, optional
@@ -193,31 +197,33 @@ def plane(
     arrows = whole(arrows, "arrows")
     if resolution < 2 or arrows < 0:
         raise ValueError(f"resolution must be at least 2 and arrows at least 0, got {resolution} and {arrows}")
-    head = neuralize(model, X)
+    found = neuralized(model, X)
+    head = found.head
     explained = explain(head, X, beta=beta)
-    assigned = _array(explained.cluster).astype(np.int64)
-    noise = None if head.fidelity is None or isinstance(model, nn.Module) else noise_of(model, X)
-    if noise is not None:
-        assigned[noise] = -1
-    points, centroids = _array(table.X), _centroids(head)
+    cluster = explained.labels[0] if cluster is None else cluster
+    shown = place_of(cluster, head.labels, head.n_clusters, "cluster")
+    assigned = explained._own.numpy()
+    if found.groups is not None:
+        assigned = np.where(found.groups.noise, NOISE, assigned)
+    points, centroids = _array(table.read(0, len(table))), _centroids(head)
     axes_x, axes_y = _grid(points if centroids is None else np.concatenate([points, centroids]), resolution)
     grid = np.stack([part.ravel() for part in np.meshgrid(axes_x, axes_y)], axis=1)
     # on the grid relevance is not needed and any stiffness will do: it gives nothing to evidence and assignment
     evidence = _array(explain(head, grid, cluster=cluster, beta=0.0).evidence).reshape(resolution, resolution)
-    region = _array(explain(head, grid, beta=0.0).cluster).reshape(resolution, resolution)
+    region = explain(head, grid, beta=0.0)._own.numpy().reshape(resolution, resolution)
     figure, ax = figure_of(ax, (6.5, 5.5))
     _regions(ax, axes_x, axes_y, region, points, assigned)
     _contours(ax, axes_x, axes_y, evidence)
     if centroids is not None:
         size = 10 if len(centroids) == head.n_clusters else 6
         ax.plot(*centroids.T, "X", color="white", markeredgecolor="black", markersize=size, zorder=4)
-    members = np.flatnonzero(assigned == cluster)
+    members = np.flatnonzero(assigned == shown)
     some = members[np.unique(np.linspace(0, len(members) - 1, min(arrows, len(members))).round().astype(int))]
     _arrows(ax, points[some], _array(explained.relevance)[some])
     names = _names(explained, 2)
     ax.set_xlabel(shorten(names[0]), parse_math=False)
     ax.set_ylabel(shorten(names[1]), parse_math=False)
-    title = f"contours: evidence of cluster {shorten(_label(explained, cluster))}\narrows: relevance of its points"
+    title = f"contours: evidence of cluster {shorten(str(cluster))}\narrows: relevance of its points"
     ax.set_title(title, parse_math=False)
     return figure, ax
 
@@ -279,28 +285,24 @@ def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:
     place = whole(index, "index")
     if not 0 <= place < len(table):
         raise ValueError(f"index must be from 0 to {len(table) - 1}, got {place}: {len(table)} points were explained")
-    if int(explanation.cluster[place]) < 0:
+    if int(explanation._own[place]) == NOISE:
         raise ValueError(f"row {place} is noise: it belongs to no cluster, so there is nothing to explain")
-    if table.kind == "pandas":
+    relevance = _array(rows_of(explanation.relevance, slice(place, place + 1)))[0]
+    if hasattr(table.X, "iloc"):
         # column by column, as a row of a table with whole numbers and fractions would make all of them fractions
-        values = [table.X.iloc[place, column] for column in range(table.shape[1])]
-        return explanation.relevance.iloc[place].to_numpy(dtype=float), values
-    return _array(explanation.relevance[place]), _array(table.X[place]).tolist()
+        return relevance, [table.X.iloc[place, column] for column in range(table.shape[1])]
+    return relevance, as_array(rows_of(table.X, slice(place, place + 1)), "X")[0].tolist()
 
 
 def _title(explanation: Explanation, index: int) -> str:
     """Which point, which cluster, how much evidence."""
-    X = explanation.data
-    cluster = _label(explanation, int(explanation.cluster[index]))
+    cluster, index_of_rows = explanation.cluster[index], explanation._route.table.index
     rival = explanation.competitor
-    rather = "" if rival is None else f" rather than {shorten(_label(explanation, rival))}"
-    name = X.index[index] if explanation._route.table.kind == "pandas" else index
+    rather = "" if rival is None else f" rather than {shorten(str(rival))}"
+    name = index if index_of_rows is None else index_of_rows[index]
     row = f"row {name}" if isinstance(name, (int, np.integer)) else shorten(str(name))
-    return f"{row}\ncluster {shorten(cluster)}{rather}, evidence {number(float(explanation.evidence[index]))}"
-
-
-def _label(explanation: Explanation, cluster: int) -> str:
-    return str(cluster if explanation.labels is None else explanation.labels[cluster])
+    label = cluster.item() if hasattr(cluster, "item") else cluster
+    return f"{row}\ncluster {shorten(str(label))}{rather}, evidence {number(float(explanation.evidence[index]))}"
 
 
 def _names(explanation: Explanation, width: int) -> list[str]:
@@ -313,9 +315,7 @@ def _points(count: int) -> str:
 
 def _array(values: Any) -> Array:
     """Array, tensor or table as float64."""
-    if isinstance(values, Tensor):
-        return values.detach().to("cpu", torch.float64).numpy()
-    return np.asarray(values, dtype=np.float64)
+    return as_array(values, "values").astype(np.float64)
 
 
 def number(value: Any) -> str:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .arrays import Table
 from .heads import stiffness
 from .kernel import NeuralizedKernelKMeans
+from .tables import Table
 
 __all__ = ["Pruned", "prune"]
 
@@ -110,21 +110,13 @@ def _needed(shares: Tensor, tolerance: float) -> Tensor:
 def _reduced(head: NeuralizedKernelKMeans, kept: Tensor, beta: float, explicit: bool) -> NeuralizedKernelKMeans:
     """The head with some of its support vectors, each with the weight that it had."""
     parts = kept.split(list(head.sizes))
-    sets = head.support.split(list(head.sizes))
-    if head.log_weight is None:
-        weights = [torch.full((len(part),), 1 / len(part), dtype=torch.float64, device=kept.device) for part in parts]
-    else:
-        weights = [part.exp() for part in head.log_weight.split(list(head.sizes))]
-    return NeuralizedKernelKMeans(
-        [rows[part] for rows, part in zip(sets, parts, strict=True)],
-        head.gamma,
-        [values[part] for values, part in zip(weights, parts, strict=True)],
+    known = head.arguments()
+    weights = known["weights"] or [torch.full((len(part),), 1 / len(part), dtype=torch.float64) for part in parts]
+    return head.rebuilt(
+        support_vectors=[rows[part] for rows, part in zip(known["support_vectors"], parts, strict=True)],
+        weights=[values.to(part.device)[part] for values, part in zip(weights, parts, strict=True)],
         beta=beta,
-        clusters=head.clusters.tolist(),
         explicit=explicit,
-        steps=head.steps,
-        labels=head.labels,
-        feature_names=head.feature_names,
     )
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from zennit.attribution import Gradient
 from zennit.core import Composite
 
-from .arrays import Columns, Table
 from .composites import Neon
 from .functional import Contest
 from .heads import Head, stiffness
+from .tables import Columns, Table
 
 __all__ = ["Closed", "Encoded", "Question", "Trunk"]
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .functional import check_beta
-from .heads import Head, check_clusters
+from .heads import Head
 from .layer import LogitContrast, LogitEvidence, MinPool, SoftMinPool
+from .validation import check_clusters, real
 
 __all__ = ["NeuralizedSoftmax"]
 
@@ -113,6 +114,22 @@ class NeuralizedSoftmax(Head):
         """The layer with the stiffness, in the relative form."""
         return self.pool if self.explicit else self.evidence
 
+    def arguments(self) -> dict[str, Any]:
+        """What the class has to be called with to make this head again."""
+        layer = self.evidence_layer
+        linear = nn.Linear(self.n_features, self.n_clusters, device="meta")
+        linear.weight = nn.Parameter(layer.weight, requires_grad=False)
+        linear.bias = nn.Parameter(layer.bias, requires_grad=False)
+        return {
+            "linear": linear,
+            "threshold": self.threshold,
+            "beta": self.beta,
+            "clusters": self.clusters.tolist(),
+            "explicit": self.explicit,
+            "labels": self.labels,
+            "feature_names": self.feature_names,
+        }
+
     @classmethod
     def from_scan(cls, source: Any, head: int | None = None, **keywords: Any) -> NeuralizedSoftmax:
         """One of the cluster heads of a SCAN model or checkpoint.
@@ -151,10 +168,7 @@ class NeuralizedSoftmax(Head):
 def _checked_threshold(threshold: Any) -> float | None:
     if threshold is None:
         return None
-    try:
-        value = float(threshold)
-    except (TypeError, ValueError):
-        value = math.nan
+    value = real(threshold, "threshold", "a probability between 0 and 1")
     if not 0 < value < 1:
         raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold!r}")
     return value

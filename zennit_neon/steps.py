@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from .affine import Affine, InexactError, RowNorm
+from .affine import Affine, RowNorm, exact_offset
+from .exceptions import InexactError, not_fitted
 
 __all__ = ["Adapters", "Block", "affine_step", "blocks_of", "fitted", "lookup", "side_by_side", "steps_of"]
 
@@ -54,10 +55,10 @@ def lookup(estimator: Any, table: Adapters[Made]) -> Callable[[Any], Made] | Non
 
 
 def fitted(estimator: Any, attribute: str) -> Any:
-    """A fitted attribute of an estimator, or ``ValueError`` when it is not there yet."""
+    """A fitted attribute of an estimator, or scikit-learn's ``NotFittedError`` when it is not there yet."""
     value = getattr(estimator, attribute, None)
     if value is None:
-        raise ValueError(f"{type(estimator).__name__} is not fitted: it has no {attribute}; call fit first")
+        raise not_fitted(estimator, attribute)
     return value
 
 
@@ -132,7 +133,8 @@ def side_by_side(parts: Sequence[tuple[Affine, Array, float]], size: int) -> Aff
         If a column is used twice, so that not every point of the clustered space has a pre-image.
     """
     linear = torch.zeros(sum(part.out_features for part, _, _ in parts), size, dtype=torch.float64)
-    inverse, offset, origin = torch.zeros_like(linear.t()), linear.new_zeros(len(linear)), linear.new_zeros(size)
+    inverse, offset = torch.zeros_like(linear.t()), linear.new_zeros(len(linear))
+    center, lift = linear.new_zeros(size), linear.new_zeros(size)
     used = np.concatenate([columns for _, columns, _ in parts])
     if len(np.unique(used)) < len(used):
         raise InexactError("a column goes through more than one of its transformers")
@@ -142,34 +144,36 @@ def side_by_side(parts: Sequence[tuple[Affine, Array, float]], size: int) -> Aff
         rows, places = torch.arange(start, stop)[:, None], torch.from_numpy(columns)
         linear[rows, places] = weight * (part.linear.diag() if part.diagonal else part.linear)
         inverse[places[:, None], rows.t()] = (part.inverse.diag() if part.diagonal else part.inverse) / (weight or 1.0)
-        offset[start:stop], origin[places] = weight * part.offset, part.origin
-    return Affine(linear, offset, inverse, origin)
+        offset[start:stop], center[places], lift[places] = weight * part.offset, part.center, part.lift
+    return Affine(linear, offset, inverse, center=center, lift=lift)
 
 
 def _standard_scaler(step: Any) -> Affine:
     size = fitted(step, "n_features_in_")
     scale = np.ones(size) if step.scale_ is None else step.scale_
-    mean = np.zeros_like(scale) if not step.with_mean or step.mean_ is None else step.mean_
-    return Affine(1 / scale, -mean / scale)
+    center = None if not step.with_mean else step.mean_
+    return Affine(1 / scale, center=center, inverse=scale)
 
 
 def _min_max_scaler(step: Any) -> Affine:
     if step.clip:
         raise InexactError("MinMaxScaler with clip=True is not affine outside of the range of its training data")
-    return Affine(fitted(step, "scale_"), step.min_)
+    scale = fitted(step, "scale_")
+    center = step.data_min_ + step.data_range_ / 2  # its own offset is large where a column lies far from zero
+    return Affine(scale, exact_offset(scale, center, step.min_), center=center)
 
 
 def _max_abs_scaler(step: Any) -> Affine:
     if getattr(step, "clip", False):
         raise InexactError("MaxAbsScaler with clip=True is not affine outside of the range of its training data")
-    return Affine(1 / fitted(step, "scale_"))
+    scale = fitted(step, "scale_")
+    return Affine(1 / scale, inverse=scale)
 
 
 def _robust_scaler(step: Any) -> Affine:
     size = fitted(step, "n_features_in_")
     scale = np.ones(size) if step.scale_ is None else step.scale_
-    center = np.zeros(size) if step.center_ is None else step.center_
-    return Affine(1 / scale, -center / scale)
+    return Affine(1 / scale, center=step.center_, inverse=scale)
 
 
 def _pca(step: Any) -> Affine:
@@ -179,7 +183,7 @@ def _pca(step: Any) -> Affine:
         # as PCA.transform does: variances of 0 do not blow up
         scale = np.maximum(np.sqrt(step.explained_variance_), np.finfo(step.explained_variance_.dtype).eps)
     linear = components / scale[:, None]
-    return Affine(linear, -(linear @ step.mean_), components.T * scale, step.mean_)
+    return Affine(linear, inverse=components.T * scale, center=step.mean_)
 
 
 def _truncated_svd(step: Any) -> Affine:

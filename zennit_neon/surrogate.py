@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,12 @@ import torch
 from torch import Tensor
 
 from .affine import Affine
-from .arrays import Table, at_least
 from .kernel import NeuralizedKernelKMeans
+from .labels import groups
+from .tables import Table
+from .validation import at_least
 
-__all__ = ["Fidelity", "groups", "surrogate"]
+__all__ = ["Fidelity", "surrogate"]
 
 Array = np.ndarray[Any, Any]
 
@@ -100,57 +101,6 @@ class Fidelity(float):
         )
 
 
-def groups(labels: Any, count: int) -> tuple[Array, list[Any]]:
-    """Numbers of the clusters of points, -1 for those that have none, and the names of the clusters.
-
-    Parameters
-    ----------
-    labels : sequence, shape (N,)
-        Whole numbers, of which -1 means noise (as in scikit-learn), or names, of which None and NaN mean noise.
-    count : int
-        N.
-
-    Returns
-    -------
-    numbers : ndarray of int64, shape (N,)
-    names : list
-        In ascending order.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there is not one label a point, fewer than two clusters, or they are fractions.
-    """
-    import pandas
-
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if isinstance(labels, (list, tuple)) and any(isinstance(label, str) for label in labels):
-        values = np.asarray(labels, dtype=object)  # or numbers and NaN would become strings
-    if values.shape != (count,):
-        raise ValueError(f"labels must have shape ({count},), one for each row of X, got {values.shape}")
-    noise = np.asarray(pandas.isna(values))
-    if values.dtype.kind == "O" and all(isinstance(label, numbers.Real) for label in values[~noise]):
-        values = pandas.Series(values).where(~noise, 0).infer_objects().to_numpy()
-    if values.dtype.kind in "iuf":
-        whole = values[~noise]
-        if not (np.isfinite(whole) & (whole == np.round(whole))).all():
-            raise TypeError("labels must be whole numbers or names of groups, got fractions")
-        noise |= values == -1
-        values = np.where(noise, 0, values).astype(np.int64)
-    try:
-        names, inverse = np.unique(values[~noise], return_inverse=True)
-    except TypeError:
-        raise TypeError("labels must be all numbers or all names, got both") from None
-    if len(names) < 2:
-        raise ValueError(
-            f"labels must have at least 2 clusters to explain, got {len(names)}"
-            + (f" and {int(noise.sum())} noise points" if noise.any() else "")
-        )
-    own = np.full(count, -1)
-    own[~noise] = inverse
-    return own, names.tolist()
-
-
 @torch.inference_mode(False)
 def surrogate(
     labels: Any,
@@ -193,13 +143,14 @@ def surrogate(
     """
     from sklearn.utils import check_random_state
 
-    table = Table(X)
+    table = X if isinstance(X, Table) else Table(X)
     if len(table.shape) != 2:
         raise ValueError(f"X must have shape (N, d) for labels to be explained on it, got {table.shape}")
     support = at_least(support, "support")
     if not 0 < test_size < 1:
         raise ValueError(f"test_size must be between 0 and 1, got {test_size}")
-    own, names = groups(labels, len(table))
+    found = groups(labels, len(table), table.index, table.unreadable)
+    own, names = found
     everything = slice(0, len(table))
     points = table.check(everything, table.read(0, len(table)).double()).cpu().numpy()
     random = check_random_state(random_state)
@@ -209,14 +160,14 @@ def surrogate(
     step = _scale(x, y, support, random)
     model = _Mixture(x if step is None else step(torch.from_numpy(x)).numpy(), y, len(names), support, random)
     model.refine(random, progress)
-    kind = np.float32 if table.read(0, 0).dtype != torch.float64 else np.float64
+    kind = np.float64 if table.dtype == torch.float64 else np.float32
     sets, weights, gamma = model.parts()
     head = NeuralizedKernelKMeans(
         [part.astype(kind) for part in sets],
         gamma,
         weights,
         steps=[] if step is None else [step],
-        labels=None if list(map(repr, names)) == list(map(str, range(len(names)))) else names,
+        labels=None if found.are_counted else names,
         feature_names=table.names,
     )
     head.fidelity = _fidelity(head, points[test].astype(kind), own[test], int((own < 0).sum()))
@@ -248,7 +199,7 @@ def _scale(x: Array, y: Array, support: int, random: Any) -> Affine | None:
     """The step that standardises features, if labels can be told better after it; judged on a part of the points."""
     spread = x.std(0)
     spread[spread <= 1e-12 * np.abs(x).max(0)] = 1  # a constant column may have a spread by rounding
-    step = Affine(1 / spread, -x.mean(0) / spread)
+    step = Affine(1 / spread, center=x.mean(0), inverse=spread)
     agree, total = np.zeros(2), 0
     for seed in random.randint(2**31, size=3):
         rng = np.random.RandomState(seed)

@@ -172,9 +172,9 @@ def _report(
     frame: pandas.DataFrame, source: str, model: str, options: Options, beta: float | None, least: float, top: int
 ) -> tuple[Report, str | None]:
     """Standardise, cluster and explain; a report, and a warning if the explanation stands for labels badly."""
+    from ..clusterings import neuralize, noise_of
     from ..explanation import explain as explain_points
     from ..fitting import fit
-    from ..neuralize import neuralize, noise_of
     from ..report import Report
 
     progress = sys.stderr.isatty()
@@ -218,9 +218,9 @@ def _evaluate(
     **options: Any,
 ) -> None:
     from ..baselines import METHODS
+    from ..clusterings import neuralize
     from ..evaluation import evaluate as compare
     from ..fitting import fit
-    from ..neuralize import neuralize
     from ..tabular import write
 
     names = None if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]

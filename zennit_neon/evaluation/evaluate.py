@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..affine import Affine
-from ..arrays import Table, at_least
 from ..baselines import METHODS, PAPER, Setting, attribute, has_distances
+from ..clusterings import neuralize
 from ..guard import evaluating
 from ..heads import Head
 from ..kde import ConditionalKDE
-from ..neuralize import neuralize
+from ..tables import Table
+from ..validation import at_least
 from .flipping import curves_by_density, curves_by_value, stops_of
 from .result import Result
 

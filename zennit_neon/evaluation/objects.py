@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from zennit.core import Composite
 
-from ..arrays import at_least, whole
 from ..composites import VGGBlocks
 from ..network import Network
 from ..picture import smoothed
+from ..validation import at_least, whole
 from ..vision import TooFewClustersError, layer_of_block
 from .dissection import TopQuantile, thresholds_kept
 from .ledger import Ledger

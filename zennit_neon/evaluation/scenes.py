@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arrays import at_least
 from ..picture import read_image
+from ..validation import at_least
 from .matching import masks_of
 
 __all__ = ["Scene", "Scenes"]

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from ..arrays import whole
+from ..labels import named
 from ..tabular import write
+from ..validation import whole
 from .highlight import Highlight, page
 
 __all__ = ["DocumentExplanation", "filled"]
@@ -31,26 +33,31 @@ class DocumentExplanation(abc.ABC):
     ----------
     evidence : ndarray, shape (N,)
         Of the explained cluster (with a competitor, against it); NaN for documents that belong to none.
-    cluster : ndarray of int64, shape (N,)
-        The explained cluster; -1 for documents without known words or tokens, and for noise.
+    cluster : ndarray, shape (N,)
+        The label of the explained cluster; -1 for documents without known words or tokens, and for noise.
     beta : float or None
         Stiffness that was used.
     n_clusters : int
-    labels : tuple or None
-        Names of the clusters, where they have any.
+    labels : tuple
+        Of all clusters: names or numbers, as the clustering has them.
     texts : list of str, or None
         The documents, where their texts are known.
     """
 
     evidence: Array
-    cluster: Array
     beta: float | None
     n_clusters: int
-    labels: tuple[Any, ...] | None
+    labels: tuple[Any, ...]
     texts: list[str] | None
+    _own: Array
 
     def __len__(self) -> int:
-        return len(self.cluster)
+        return len(self._own)
+
+    @property
+    def cluster(self) -> Array:
+        """Labels of the explained clusters, (N,)."""
+        return np.asarray(named(torch.from_numpy(self._own), self.labels))
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Highlight:
@@ -83,7 +90,7 @@ class DocumentExplanation(abc.ABC):
 
     def _first(self, count: int) -> list[int]:
         """The first documents that belong to a cluster."""
-        return np.flatnonzero(self.cluster >= 0)[:count].tolist()
+        return np.flatnonzero(self._own >= 0)[:count].tolist()
 
     def _place(self, index: int) -> int:
         place = whole(index, "index")
@@ -94,9 +101,10 @@ class DocumentExplanation(abc.ABC):
         return place % len(self)
 
     def _label(self, cluster: int) -> int | str:
+        """Label of a cluster, by its position."""
         if cluster < 0:
             return "noise"
-        label = cluster if self.labels is None else self.labels[cluster]
+        label = self.labels[cluster]
         return int(label) if isinstance(label, (int, np.integer)) else str(label)
 
     def _highlight(
@@ -108,7 +116,7 @@ class DocumentExplanation(abc.ABC):
             text,
             spans,
             scores,
-            cluster=None if unknown else self._label(int(self.cluster[place])),
+            cluster=None if unknown else self._label(int(self._own[place])),
             evidence=None if np.isnan(evidence) else evidence,
             title=f"document {place}" + (f": no known {unknown}" if unknown else ""),
         )

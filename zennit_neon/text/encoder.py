@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import at_least
 from ..heads import Head
+from ..validation import at_least
 from .route import TextRoute
 
 __all__ = ["Answer", "Batch", "Encoder", "as_array", "described", "text_route"]

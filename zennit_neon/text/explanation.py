@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .. import functional
-from ..arrays import at_least
-from ..explanation import asked_of, check_fidelity
+from ..explanation import asked_of, check_fidelity, labels_of
 from ..routes import Question
+from ..validation import at_least
 from .documents import DocumentExplanation, filled
 from .highlight import Highlight
 from .reading import NamesReader, Reader, flat_steps, reader_of
@@ -38,8 +37,8 @@ def explain_text(
     texts: Any,
     *,
     vectorizer: Any = None,
-    cluster: int | Sequence[int] | Tensor | None = None,
-    competitor: int | None = None,
+    cluster: Any = None,
+    competitor: Any = None,
     beta: float | None = None,
     batch_size: int | None = None,
     min_fidelity: float = 0.9,
@@ -63,9 +62,9 @@ def explain_text(
     vectorizer : optional
         A fitted vectorizer (or a Pipeline of one with more steps), where ``model`` does not begin with one; or for a
         sparse matrix the V words.
-    cluster : int or sequence of int, optional
+    cluster : label, or sequence of labels, optional
         Explain the evidence of this cluster (or one for each document); by default the one a document is assigned to.
-    competitor : int, optional
+    competitor : label, optional
         Explain why the cluster *rather than this one*.
     beta : float, optional
         Stiffness of min-take-most (Eq. 2). By default that of the head, else the inverse of the mean evidence over the
@@ -114,12 +113,12 @@ def explain_text(
         relevance=type(X)((data, X.indices, X.indptr), shape=X.shape),
         absent=filled(absent, known, 0.0),
         evidence=filled(evidence, known, np.nan),
-        cluster=filled(own, known, NOISE),
+        _own=filled(own, known, NOISE),
         skipped=np.flatnonzero(~known),
         beta=route.question.beta,
         words=reader.words,
         n_clusters=head.n_clusters,
-        labels=head.labels,
+        labels=labels_of(head),
         texts=documents,
         _reader=reader,
         _route=route,
@@ -227,9 +226,10 @@ class TextExplanation(DocumentExplanation):
         return self._highlight(place, self.texts[place], spans, scores, "words" if place in self.skipped else None)
 
     @property
-    def competitor(self) -> int | None:
-        """The competitor that was asked about, if any."""
-        return self._route.question.competitor
+    def competitor(self) -> Any:
+        """The label of the competitor that was asked about, if any."""
+        place = self._route.question.competitor
+        return None if place is None else self.labels[place]
 
     @property
     def conserves(self) -> bool:
@@ -259,7 +259,7 @@ class TextExplanation(DocumentExplanation):
         count = at_least(n, "n")
         rows = []
         for k in self._clusters():
-            part = self.relevance[self.cluster == k]
+            part = self.relevance[self._own == k]
             mean = np.bincount(part.indices, part.data, minlength=len(self.words)) / part.shape[0]
             has = np.bincount(part.indices, minlength=len(self.words))
             best = [word for word in _largest(mean, count) if mean[word] > 0]
@@ -291,25 +291,25 @@ class TextExplanation(DocumentExplanation):
             raise ValueError("documents are averages of word vectors, in which absent words have no part")
         if document is not None:
             place = self._place(document)
-            if self.cluster[place] < 0:
+            if self._own[place] < 0:
                 raise ValueError(f"document {place} belongs to no cluster, so that there is nothing to explain")
-            values = self._absent(np.array([place]), int(self.cluster[place]))
+            values = self._absent(np.array([place]), int(self._own[place]))
             return _frame(self._ranked(values, count), ("word", "relevance"))
         rows = []
         for k in self._clusters():
-            members = np.flatnonzero(self.cluster == k)
+            members = np.flatnonzero(self._own == k)
             values = self._absent(members, k) / len(members)
             rows += [(self._label(k), *row) for row in self._ranked(values, count)]
         return _frame(rows, ("cluster", "word", "relevance"))
 
-    def plot(self, n: int = 8, clusters: Sequence[int] | None = None) -> tuple[Figure, Array]:
+    def plot(self, n: int = 8, clusters: Sequence[Any] | None = None) -> tuple[Figure, Array]:
         """Draw the words with the largest mean relevance in each cluster, a small picture for each.
 
         Parameters
         ----------
         n : int
             Words of a cluster.
-        clusters : sequence of int, optional
+        clusters : sequence of labels, optional
             Clusters to show; by default all that have documents.
 
         Returns
@@ -332,7 +332,7 @@ class TextExplanation(DocumentExplanation):
 
     def _clusters(self) -> list[int]:
         """Clusters that have documents."""
-        return np.unique(self.cluster[self.cluster >= 0]).tolist()
+        return np.unique(self._own[self._own >= 0]).tolist()
 
     def _absent(self, documents: Array, cluster: int) -> Array:
         """Relevance (V,) of absent words, summed over documents of a cluster."""

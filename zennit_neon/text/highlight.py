@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import at_least
+from ..validation import at_least
 from . import markup, terminal
 from .markup import number
 from .terminal import line

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..labels import place_of
 from ..plot import POSITIVE, number, shorten
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ LONGEST_WORD = 18
 
 
 def top_words(
-    explanation: TextExplanation, n: int = 8, clusters: Sequence[int] | None = None
+    explanation: TextExplanation, n: int = 8, clusters: Sequence[Any] | None = None
 ) -> tuple[Figure, np.ndarray[Any, Any]]:
     """Draw the words with the largest mean relevance in each cluster.
 
@@ -34,7 +35,7 @@ def top_words(
     explanation : TextExplanation
     n : int
         Words of a cluster, at most.
-    clusters : sequence of int, optional
+    clusters : sequence of labels, optional
         Clusters to show; by default all that have documents.
 
     Returns
@@ -49,9 +50,11 @@ def top_words(
     """
     from matplotlib import pyplot
 
-    count = np.bincount(explanation.cluster[explanation.cluster >= 0], minlength=explanation.n_clusters)
-    shown = np.flatnonzero(count).tolist() if clusters is None else [int(k) for k in clusters]
-    empty = [k for k in shown if not 0 <= k < len(count) or not count[k]]
+    count = np.bincount(explanation._own[explanation._own >= 0], minlength=explanation.n_clusters)
+    shown = np.flatnonzero(count).tolist()
+    if clusters is not None:
+        shown = [place_of(k, explanation.labels, explanation.n_clusters, "clusters") for k in clusters]
+    empty = [explanation._label(k) for k in shown if not count[k]]
     if empty or not shown:
         raise ValueError(f"clusters must have documents, but {empty or 'all'} have none")
     columns = min(COLUMNS, len(shown))

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import at_least
+from ..clusterings import Neuralized, neuralized
 from ..heads import Head, stiffness
-from ..neuralize import neuralize, noise_of
+from ..labels import NOISE
 from ..routes import Question
-from ..steps import steps_of
+from ..validation import at_least
 from .bag import WordLayer
 from .reading import AverageReader, Reader
 
@@ -26,8 +26,6 @@ __all__ = ["NOISE", "TextRoute", "of_known"]
 
 Array = np.ndarray[Any, Any]
 
-#: The cluster of documents that belong to none, as in scikit-learn.
-NOISE = -1
 
 #: Documents at a time, at most, and the numbers that are computed for them at once.
 DOCUMENTS, UNITS = 4096, 2**20
@@ -62,10 +60,10 @@ class TextRoute:
         if isinstance(reader, AverageReader):
             X, vectors = reader.average.vectors.used(X)
             points = X @ vectors
-        head, last, points = _neuralized(steps, points)
-        route = cls(head, X, vectors, batch_size, progress)
-        if head.fidelity is not None and not chosen and not isinstance(last, nn.Module):
-            route.noise = noise_of(last, points)
+        found = _neuralized(steps, points)
+        route = cls(found.head, X, vectors, batch_size, progress)
+        if found.groups is not None and not chosen and found.groups.noise.any():
+            route.noise = found.groups.noise
         return route
 
     def stiffness(self, beta: float | None, competitor: int | None) -> float | None:
@@ -146,22 +144,11 @@ def of_known(clustering: Any, known: Array) -> Any:
     return clustering
 
 
-def _neuralized(steps: list[Any], points: Any) -> tuple[Head, Any, Any]:
-    """Head on documents, the clustering that it stands for, and the points that this one sees."""
+def _neuralized(steps: list[Any], points: Any) -> Neuralized:
+    """Head on documents, and the labels that it stands for."""
     from sklearn.pipeline import make_pipeline
 
     if not steps:
         raise ValueError("model must end in a clustering, but it only has a vectorizer")
     whole = steps[0] if len(steps) == 1 else make_pipeline(*steps)
-    if not hasattr(points, "tocsr"):
-        return neuralize(whole, points), whole, points
-    try:
-        return neuralize(whole), whole, points
-    except (TypeError, ValueError):
-        for step in steps[:-1]:
-            points = step.transform(points)
-        if hasattr(points, "tocsr"):
-            raise
-        # labels behind a step to few dimensions, whose points are a table
-        head = neuralize(steps[-1], points)
-        return head.after(steps_of(whole)), steps[-1], points
+    return neuralized(whole, points)

@@ -18,11 +18,11 @@ from zennit.core import Composite
 from zennit.layer import Sum
 
 from .. import functional
-from ..arrays import whole
 from ..composites import Neon
-from ..explanation import asked_of, check_fidelity
+from ..explanation import asked_of, check_fidelity, labels_of
 from ..guard import evaluating
 from ..routes import Question
+from ..validation import whole
 from .documents import DocumentExplanation, filled
 from .encoder import Answer, Batch, Encoder, text_route
 from .highlight import Highlight
@@ -60,8 +60,8 @@ def explain_tokens(
     mask: Tensor | None = None,
     texts: Sequence[str] | Sequence[Sequence[str]] | None = None,
     spans: Sequence[Sequence[Span]] | None = None,
-    cluster: int | Sequence[int] | Tensor | None = None,
-    competitor: int | None = None,
+    cluster: Any = None,
+    competitor: Any = None,
     beta: float | None = None,
     composite: Composite | None = None,
     method: str = "linear",
@@ -93,9 +93,9 @@ def explain_tokens(
     spans : sequence of sequences of (int, int) or None, optional
         Start and stop in the text for each known token of each document (the offsets of a tokenizer); None or an empty
         span for tokens that stand nowhere. Pieces of a word become one word in highlights.
-    cluster : int or sequence of int, optional
+    cluster : label, or sequence of labels, optional
         Explain the evidence of this cluster (or one for each document); by default the one a document is assigned to.
-    competitor : int, optional
+    competitor : label, optional
         Explain why the cluster *rather than this one*; not with integrated gradients.
     beta : float, optional
         Stiffness of min-take-most (Eq. 2, paper 1). By default that of a ``Neon`` composite, else that of the head,
@@ -170,13 +170,13 @@ def explain_tokens(
     result = TokenExplanation(
         relevance=relevance,
         evidence=filled(answer.evidence, some, np.nan),
-        cluster=filled(answer.cluster, some, NOISE),
+        _own=filled(answer.cluster, some, NOISE),
         mask=batch.mask.numpy(),
         expected=expected,
         even=even,
         beta=None if way == "integrated gradients" else route.question.beta,
         n_clusters=encoder.head.n_clusters,
-        labels=encoder.head.labels,
+        labels=labels_of(encoder.head),
         texts=documents,
         spans=pieces,
     )
@@ -239,7 +239,7 @@ class TokenExplanation(DocumentExplanation):
             )
         text, scores = self.texts[place], self.relevance[place, self.mask[place]]
         words, sums = _words(text, self.spans[place], scores.tolist())
-        return self._highlight(place, text, words, np.array(sums), "tokens" if self.cluster[place] < 0 else None)
+        return self._highlight(place, text, words, np.array(sums), "tokens" if self._own[place] < 0 else None)
 
     @property
     def missing(self) -> Array:

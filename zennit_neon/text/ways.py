@@ -42,8 +42,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import instance_norm
 from torch.overrides import TorchFunctionMode
 
-from ..arrays import at_least
 from ..composites import Neon
+from ..validation import at_least
 from .encoder import Answer, Batch, Encoder, Found, as_array, described
 
 __all__ = ["integrated", "linear", "rules"]

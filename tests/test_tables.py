@@ -5,7 +5,7 @@ import pandas
 import pytest
 import torch
 
-from zennit_neon.arrays import Table
+from zennit_neon.tables import Table
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""The errors of the package. All are ``ValueError`` or ``TypeError``, so that nothing else has to be caught.
+
+An estimator that is not fitted raises scikit-learn's ``NotFittedError``, which is a ``ValueError`` as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["DisagreementError", "InexactError", "NeonError", "PrecisionError", "not_fitted"]
+
+
+class NeonError(ValueError):
+    """What can go wrong with sound arguments: the base class of the errors below."""
+
+
+class InexactError(NeonError):
+    """A clustering, or a step before it, that no network of ours equals; its labels can still be explained."""
+
+
+class PrecisionError(NeonError):
+    """A feature lies so far from zero that its numbers cannot tell the clusters apart.
+
+    Parameters
+    ----------
+    column : int
+        Which feature.
+    center : float
+        About where its numbers are.
+    dtype : object
+        In which type.
+    names : sequence of str, optional
+        Of the features.
+
+    Attributes
+    ----------
+    column : int
+    name : str
+        Name of the feature, or its number.
+    """
+
+    def __init__(self, column: int, center: float, dtype: Any, names: Sequence[str] | None = None):
+        self.column = column
+        self.name = repr(names[column]) if names is not None else str(column)
+        super().__init__(
+            f"feature {self.name} has numbers near {center:.6g}, which {str(dtype).removeprefix('torch.')} cannot tell "
+            "apart as finely as the clusters differ: subtract a constant from it before the clustering is fitted, or "
+            "leave it out"
+        )
+
+
+class DisagreementError(NeonError):
+    """An explanation would be that of other clusters than the estimator predicts."""
+
+
+def not_fitted(estimator: Any, attribute: str) -> ValueError:
+    """scikit-learn's ``NotFittedError`` for an estimator without a fitted attribute."""
+    from sklearn.exceptions import NotFittedError
+
+    error: ValueError = NotFittedError(
+        f"{type(estimator).__name__} is not fitted: it has no {attribute}; call fit first"
+    )
+    return error

@@ -1,0 +1,276 @@
+"""Labels are what users see: names or numbers of the clusters, read in and given back, never positions."""
+
+from __future__ import annotations
+
+import numbers
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .arrays import Array, as_array
+
+__all__ = ["NOISE", "Groups", "are_labels", "groups", "named", "place_of", "positions"]
+
+#: The label of points that belong to no cluster, as in scikit-learn.
+NOISE = -1
+
+#: What HDBSCAN of scikit-learn gives to points with infinite and with missing values.
+UNREADABLE = (-2, -3)
+
+#: Names that are listed in a message.
+LISTED = 8
+
+#: A number that is written as text.
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+
+
+class Groups(NamedTuple):
+    """Clusters of points by their labels."""
+
+    #: (N,) int64: position of the cluster of each point, -1 for noise.
+    own: Array
+    #: Labels of the clusters, in their order.
+    names: list[Any]
+
+    @property
+    def noise(self) -> Array:
+        """Which points belong to no cluster, bool (N,)."""
+        return np.asarray(self.own < 0)
+
+    @property
+    def are_counted(self) -> bool:
+        """Whether the labels are nothing but 0, 1, ..."""
+        return list(map(repr, self.names)) == list(map(str, range(len(self.names))))
+
+
+def are_labels(clustering: Any) -> bool:
+    """Whether something is a one-dimensional array, series or list of single values."""
+    if isinstance(clustering, (list, tuple)):
+        return bool(clustering) and all(np.isscalar(part) or part is None or np.ndim(part) == 0 for part in clustering)
+    if isinstance(clustering, Tensor):
+        return clustering.ndim == 1
+    shape = getattr(clustering, "shape", None)
+    is_array = hasattr(clustering, "__array__") or hasattr(clustering, "to_numpy")
+    if shape is None and is_array and hasattr(clustering, "type"):  # an array of Arrow
+        return True
+    return is_array and shape is not None and len(shape) == 1
+
+
+def groups(labels: Any, count: int, index: Any = None, unreadable: Callable[[Array], Array] | None = None) -> Groups:
+    """Clusters of points by their labels.
+
+    Parameters
+    ----------
+    labels : sequence, shape (N,), or Groups
+        Whole numbers, of which -1 means noise (as in scikit-learn), or names, of which None and NaN mean noise. The
+        order of a categorical is that of its categories; else numbers, and text that is all numbers, are in the order
+        of the numbers, and names in that of the alphabet.
+    count : int
+        N.
+    index : pandas.Index, optional
+        Of the points. Labels with an index of their own are matched with it.
+    unreadable : callable, optional
+        From a mask of points, bool (N,), to those among them with missing or infinite values; of these the labels -2 and
+        -3 mean noise as well. If not given, they always do: labels are those of HDBSCAN.
+
+    Returns
+    -------
+    Groups
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is not one label a point, fewer than two clusters, they are fractions, or their index has other
+        entries than that of the points.
+    """
+    import pandas
+
+    if isinstance(labels, Groups):
+        return labels
+    values, categories = _read(labels, index)
+    if values.shape != (count,):
+        raise ValueError(f"labels must have shape ({count},), one for each row of X, got {values.shape}")
+    noise = np.asarray(pandas.isna(values))
+    if values.dtype.kind == "O" and all(_is_number(label) for label in values[~noise]):
+        values = pandas.Series(values).where(~noise, 0).infer_objects().to_numpy()
+    if values.dtype.kind in "iuf":
+        whole = values[~noise]
+        if not (np.isfinite(whole) & (whole == np.round(whole))).all():
+            raise TypeError("labels must be whole numbers or names of groups, got fractions")
+        noise |= values == NOISE
+        odd = np.isin(values, UNREADABLE)
+        if odd.any():
+            noise |= odd if unreadable is None else unreadable(odd)
+        values = np.where(noise, 0, values).astype(np.int64)
+    own, names = _numbered(values, noise, categories)
+    if len(names) < 2:
+        raise ValueError(
+            f"labels must have at least 2 clusters to explain, got {len(names)}"
+            + (f" and {int(noise.sum())} noise points" if noise.any() else "")
+        )
+    return Groups(own, names)
+
+
+def _read(labels: Any, index: Any) -> tuple[Array, list[Any] | None]:
+    """Labels as an array in the order of the points, and their categories, if they are a categorical."""
+    if hasattr(labels, "to_pandas") and not isinstance(labels, Tensor):  # polars and Arrow
+        labels = _to_pandas(labels)
+    if index is not None and hasattr(labels, "reindex") and hasattr(labels, "index"):
+        labels = _aligned(labels, index)
+    kind = getattr(labels, "dtype", None)
+    if hasattr(kind, "categories"):
+        return np.asarray(labels, dtype=object), list(kind.categories)
+    if hasattr(labels, "to_numpy") and not isinstance(kind, np.dtype):  # nullable types of pandas
+        return labels.to_numpy(dtype=object, na_value=None), None
+    return as_array(labels, "labels"), None
+
+
+def _to_pandas(labels: Any) -> Any:
+    """A series of another library as one of pandas; an Enum of polars is a categorical with its order."""
+    import pandas
+
+    polars = sys.modules.get("polars")
+    if polars is not None and isinstance(labels, polars.Series):
+        values = pandas.Series(labels.to_list(), dtype=object if labels.dtype == polars.String else None)
+        order = getattr(labels.dtype, "categories", None)
+        if isinstance(labels.dtype, polars.Enum):
+            return pandas.Categorical(values, categories=order.to_list(), ordered=True)
+        return values.to_numpy()
+    found = labels.to_pandas()
+    return getattr(found, "array", found) if hasattr(found, "index") else found
+
+
+def _aligned(labels: Any, index: Any) -> Any:
+    """Labels in the order of the points, matched by their index."""
+    if len(labels) != len(index) or labels.index.equals(index):
+        return labels  # of a wrong length, which is said elsewhere
+    same = labels.index.is_unique and index.is_unique and len(labels.index.difference(index)) == 0
+    if not same:
+        raise ValueError(
+            f"labels have an index that is not that of X ({_some(labels.index)} against {_some(index)}), so that they "
+            "cannot be matched; if they are in the order of X, give labels.to_numpy()"
+        )
+    return labels.reindex(index)
+
+
+def _numbered(values: Array, noise: Array, categories: list[Any] | None) -> tuple[Array, list[Any]]:
+    """Positions of the clusters (-1 for noise), and their names."""
+    own = np.full(len(values), NOISE)
+    if categories is None:
+        try:
+            found, inverse = np.unique(values[~noise], return_inverse=True)
+        except TypeError:
+            raise TypeError("labels must be all numbers or all names, got both") from None
+        names = list(found) if found.dtype.kind in "mM" else found.tolist()
+        order = list(range(len(names)))
+        if all(isinstance(name, str) and NUMBER.fullmatch(name) for name in names):
+            order.sort(key=lambda place: float(names[place]))
+        own[~noise] = np.argsort(order)[inverse] if len(order) else inverse
+        return own, [names[place] for place in order]
+    present = set(values[~noise].tolist())
+    names = [category for category in categories if category in present]
+    place = {name: position for position, name in enumerate(names)}
+    own[~noise] = [place[value] for value in values[~noise]]
+    return own, [name.item() if isinstance(name, np.generic) else name for name in names]
+
+
+def positions(value: Any, labels: Sequence[Any] | None, n_clusters: int, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Positions of clusters that are asked for by their labels, as int64 of ``shape`` on the CPU.
+
+    Parameters
+    ----------
+    value : label, or array, Tensor or sequence of labels of ``shape``
+    labels : sequence, optional
+        Of the clusters, in their order; 0 to K - 1 if not given.
+    n_clusters : int
+        K.
+    name : str
+        Of the argument, for messages.
+    shape : tuple of int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no such cluster, or another number of them than points.
+    """
+    if _is_single(value):
+        return torch.tensor(place_of(value, labels, n_clusters, name)).expand(shape)
+    array = as_array(value, name)
+    if array.shape != shape:
+        raise ValueError(f"{name} must be one label, or have shape {shape}, got {array.shape}")
+    if labels is None:
+        if array.dtype.kind not in "iu" and array.size:
+            raise TypeError(f"{name} must be whole numbers, the numbers of clusters, got {value!r}")
+        for extreme in (array.min(), array.max()) if array.size else ():
+            place_of(extreme, None, n_clusters, name)
+        return torch.from_numpy(array.astype(np.int64))
+    known: dict[Any, int] = {}
+    for label in dict.fromkeys(map(_key, array.ravel().tolist())):
+        known[label] = place_of(label[1], labels, n_clusters, name)
+    found = [known[_key(label)] for label in array.ravel().tolist()]
+    return torch.tensor(found, dtype=torch.int64).view(shape)
+
+
+def place_of(label: Any, labels: Sequence[Any] | None, n_clusters: int, name: str) -> int:
+    """Position of the cluster with a label, or ``TypeError`` or ``ValueError`` that names the argument."""
+    label = label.item() if isinstance(label, (np.generic, np.ndarray, Tensor)) else label
+    if labels is None:
+        if isinstance(label, bool) or not isinstance(label, int):
+            raise TypeError(f"{name} must be a whole number, the number of a cluster, got {label!r}")
+        if not 0 <= label < n_clusters:
+            raise ValueError(
+                f"{name}: relevance of cluster {label} was asked for, but this head has {n_clusters} clusters "
+                f"(0 to {n_clusters - 1})"
+            )
+        return label
+    for place, known in enumerate(labels):
+        if _key(known) == _key(label):
+            return place
+    alike = next((known for known in labels if str(known) == str(label)), None)
+    raise ValueError(
+        f"{name} must be one of the labels of the clusters, {_some(labels)}, got {label!r}"
+        + (f"; did you mean {alike!r}?" if alike is not None else "")
+    )
+
+
+def named(own: Tensor, labels: Sequence[Any] | None) -> Any:
+    """Labels of clusters by their positions (-1 for noise, which is the label of it as well).
+
+    Returns
+    -------
+    Tensor of int64 where labels are whole numbers, else ndarray of objects
+    """
+    if labels is None:
+        return own
+    if all(isinstance(label, numbers.Integral) and not isinstance(label, (bool, np.bool_)) for label in labels):
+        table = torch.tensor([*(int(label) for label in labels), NOISE], dtype=torch.int64, device=own.device)
+        return table[own]
+    objects = np.empty(len(labels) + 1, dtype=object)
+    objects[:] = [*labels, NOISE]
+    return objects[own.cpu().numpy()]
+
+
+def _key(label: Any) -> tuple[str, Any]:
+    """A label with its kind, as True is 1 for Python."""
+    if isinstance(label, (bool, np.bool_)):
+        return "boolean", bool(label)
+    return ("number" if isinstance(label, numbers.Number) else "name"), label
+
+
+def _is_single(value: Any) -> bool:
+    return isinstance(value, str) or np.isscalar(value) or (hasattr(value, "ndim") and value.ndim == 0)
+
+
+def _is_number(label: Any) -> bool:
+    return isinstance(label, numbers.Real) and not isinstance(label, (bool, np.bool_))
+
+
+def _some(names: Iterable[Any]) -> str:
+    """The first names of many."""
+    every = list(names)
+    return str(every) if len(every) <= LISTED else f"[{', '.join(map(repr, every[:LISTED]))}, ...]"
