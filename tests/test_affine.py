@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from zennit_neon.affine import Affine, RowNorm, combine
+from zennit_neon.affine import Affine, RowNorm, combine, exact_offset
 
 
 def _affine(kind, rng, d=4):
+    center = rng.normal(size=d)
     if kind == "diagonal":
-        return Affine(rng.normal(size=d), rng.normal(size=d))
-    return Affine(rng.normal(size=(3 if d == 4 else 2, d)), rng.normal(size=3 if d == 4 else 2))
+        return Affine(rng.normal(size=d), rng.normal(size=d), center=center)
+    return Affine(rng.normal(size=(3 if d == 4 else 2, d)), rng.normal(size=3 if d == 4 else 2), center=center)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "full"])
@@ -18,7 +19,7 @@ def test_an_affine_map_its_transpose_and_its_preimage(kind, rng):
     step = _affine(kind, rng)
     x = torch.tensor(rng.normal(size=(5, 4)))
     matrix = step.linear.diag() if step.diagonal else step.linear
-    assert torch.allclose(step(x), x @ matrix.T + step.offset)
+    assert torch.allclose(step(x), (x - step.center) @ matrix.T + step.offset)
     direction = torch.tensor(rng.normal(size=(5, step.out_features)))
     assert torch.allclose(step.pull(direction), direction @ matrix)
     assert torch.allclose(step(step.preimage(direction)), direction)
@@ -50,7 +51,8 @@ def test_a_feature_of_scale_zero_has_no_preimage_but_no_nan():
 
 def test_centred_finds_the_point_that_is_mapped_to_zero(rng):
     step = _affine("full", rng)
-    linear, zero = step.centred()
+    linear, center, lift = step.centred()
+    zero = center + lift
     assert torch.allclose(step(zero[None]), torch.zeros(1, 3, dtype=torch.float64), atol=1e-12)
     x = torch.tensor(rng.normal(size=(5, 4)))
     assert torch.allclose(linear(x - zero), step(x))
@@ -98,3 +100,38 @@ def test_steps_that_do_not_fit_are_refused():
         Affine([1.0, 1.0]).then(Affine([1.0, 1.0, 1.0]))
     with pytest.raises(ValueError, match="order must be"):
         RowNorm("l3")
+
+
+@pytest.mark.parametrize("shift", [1e6, 1e10, 1e13])
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_a_center_far_away_costs_no_digits(kind, shift, rng):
+    near = _affine(kind, rng)
+    center = np.round(near.center.numpy() * 64) / 64  # exact in float64 after the shift
+    near = Affine(near.linear, near.offset, near.inverse, center=center)
+    far = Affine(near.linear, near.offset, near.inverse, center=center + shift)
+    step, moved = Affine(rng.normal(size=(2, near.out_features)), rng.normal(size=2)), torch.tensor(rng.normal(size=4))
+    moved = (moved * 64).round() / 64
+    z = torch.tensor(rng.normal(size=(5, 2)))
+    x = torch.tensor(np.round(rng.normal(size=(5, 4)) * 64) / 64)
+    assert torch.equal(near.then(step)(x), far.then(step)(x + shift))
+    for one, two in zip(near.then(step).roots(z, moved), far.then(step).roots(z, moved + shift), strict=True):
+        assert torch.allclose(one, two, rtol=0, atol=1e-13)
+
+
+def test_roots_are_preimages_less_a_center(rng):
+    for kind in ("diagonal", "full"):
+        step = _affine(kind, rng)
+        z, center = torch.tensor(rng.normal(size=(5, step.out_features))), torch.tensor(rng.normal(size=4))
+        root, moved = step.roots(z, center)
+        assert torch.allclose(center + root, step.preimage(z), rtol=0, atol=1e-12)
+        assert torch.allclose(moved, z - step(center[None]), rtol=0, atol=1e-12)
+
+
+def test_the_offset_of_a_scale_is_rounded_once(rng):
+    from fractions import Fraction
+
+    for shift in (1.0, 1e8, 1e15):
+        scale, center = rng.uniform(0.1, 3, size=20), shift * rng.normal(size=20)
+        offset = -scale * center * (1 + 1e-12)
+        exact = [float(Fraction(a) * Fraction(b) + Fraction(c)) for a, b, c in zip(scale, center, offset, strict=True)]
+        assert np.allclose(exact_offset(scale, center, offset), exact, rtol=1e-13, atol=0)

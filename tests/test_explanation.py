@@ -401,14 +401,14 @@ def test_an_explanation_can_be_copied_and_printed(wine):
     [
         ({"cluster": 9}, ValueError, r"cluster: relevance of cluster 9 was asked for, but this head has 4 clusters"),
         ({"cluster": -1}, ValueError, r"\(0 to 3\)"),
-        ({"cluster": [0, 1]}, ValueError, r"cluster must be one number, or have shape \(178,\), got \(2,\)"),
-        ({"cluster": 1.5}, TypeError, "cluster must be whole numbers, got 1.5"),
+        ({"cluster": [0, 1]}, ValueError, r"cluster must be one label, or have shape \(178,\), got \(2,\)"),
+        ({"cluster": 1.5}, TypeError, "cluster must be whole numbers, as clusters have no names here, got 1.5"),
         ({"competitor": 4}, ValueError, "competitor: relevance of cluster 4"),
-        ({"competitor": [0, 1]}, ValueError, "competitor must be one number"),
+        ({"competitor": [0, 1]}, ValueError, "competitor must be one label"),
         ({"cluster": 2, "competitor": 2}, ValueError, "another cluster than the explained one, got 2 for both"),
         ({"beta": -1}, ValueError, "beta must be a number of at least 0, got -1"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-        ({"feature_names": ["a"]}, ValueError, "feature_names has 1 names, but X has 13 features"),
+        ({"feature_names": ["a"]}, ValueError, "feature_names has 1 names for 13 features"),
     ],
 )
 def test_wrong_questions_are_refused(wine, keywords, error, message):

@@ -505,7 +505,7 @@ def test_clusters_of_interest(rng):
 def test_copies_compute_the_same(rng):
     centers, paths = _clustering(rng, "random")
     steps = [Affine(rng.normal(size=4))]
-    head = NeuralizedHierarchy(centers, paths, beta=0.7, steps=steps, labels=range(9), feature_names="abcd")
+    head = NeuralizedHierarchy(centers, paths, beta=0.7, steps=steps, labels=range(9), feature_names=list("abcd"))
     x = torch.tensor(rng.normal(size=(6, 4)))
     for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
         assert torch.equal(other(x), head(x))
@@ -550,7 +550,7 @@ def test_calibration(rng):
 
 def test_after_is_the_same_clustering_from_further_away(rng):
     centers, paths = _clustering(rng, "balanced", d=3)
-    head = NeuralizedHierarchy(centers, paths, beta=0.3, clusters=[2, 1], labels="abcd")
+    head = NeuralizedHierarchy(centers, paths, beta=0.3, clusters=[2, 1], labels=list("abcd"))
     step = Affine(rng.normal(size=(3, 5)), rng.normal(size=3))
     behind = head.after([step])
     x = torch.tensor(rng.normal(size=(30, 5)))

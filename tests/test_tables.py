@@ -62,12 +62,6 @@ def test_what_is_not_a_table_of_numbers_is_refused(X, error, message):
         Table(X)
 
 
-def test_sparse_matrices_are_refused():
-    sparse = pytest.importorskip("scipy.sparse")
-    with pytest.raises(TypeError, match=r"must be dense, got the sparse .*; pass X.toarray\(\)"):
-        Table(sparse.csr_matrix(np.eye(3)))
-
-
 def test_complaints_name_rows_and_columns():
     frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, np.nan]})
     table = Table(frame)

@@ -35,7 +35,9 @@ def check_predictions(head: Head, table: Table, estimator: Any) -> None:
     if not hasattr(estimator, "predict") or len(table.shape) != 2 or not len(table):
         return
     places = _sample(len(table))
-    predicted = np.asarray(estimator.predict(plain(rows_of(table.X, places))))
+    predicted = _predicted(estimator, rows_of(table.X, places))
+    if predicted is None:
+        return
     try:
         wanted = [place_of(label, head.labels, head.n_clusters, "predict") for label in predicted]
     except (TypeError, ValueError) as error:
@@ -55,6 +57,18 @@ def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
             scores = inner.evidence_layer.scores(inner.rows(points.some(places)))
             wanted = inner.evidence_layer.contest(scores).cluster[:, 0]
         _compare(head, table.some(places), wanted, places, "the network behind the steps of the Pipeline")
+
+
+def _predicted(estimator: Any, rows: Any) -> Array | None:
+    """Labels of some rows; None if they are none that the estimator takes, which is then said elsewhere."""
+    rows = plain(rows)
+    kinds = [np.float64, np.float32] if isinstance(rows, np.ndarray) and rows.dtype.kind == "f" else []
+    for part in (*(rows.astype(kind) for kind in kinds), rows):  # KMeans takes no other precision than that of its fit
+        try:
+            return np.asarray(estimator.predict(part))
+        except (TypeError, ValueError):
+            pass
+    return None
 
 
 def _sample(count: int) -> Array:

@@ -151,7 +151,7 @@ def _from_lists(values: Sequence[Any], name: str) -> Array:
     try:
         return native(np.asarray(rows))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array, but its rows differ: {error}") from None
+        raise ValueError(f"{name} must be an array of shape (N, d), but its rows differ: {error}") from None
 
 
 def _check_items(values: Sequence[Any], name: str, deepest: int) -> None:

@@ -181,10 +181,12 @@ def neuralized(clustering: Any, X: Any = None, **options: Any) -> Neuralized:
 def behind(pipeline: Any, X: Any, steps: list[Affine | RowNorm], progress: bool = False) -> Neuralized:
     """The clustering at the end of a Pipeline, seen from before ``steps``, whatever comes before those."""
     last = pipeline.steps[-1][1]
-    try:
-        head, found = to_head(last), None
-    except (InexactError, TypeError):
-        head, found = neuralized(last, pipeline[:-1].transform(plain(X)), progress=progress)
+    if not are_labels(last):
+        try:
+            return Neuralized(to_head(last).after(steps), None)
+        except (InexactError, TypeError):
+            pass  # by its labels then
+    head, found = neuralized(last, pipeline[:-1].transform(plain(X)), progress=progress)
     return Neuralized(head.after(steps), found)
 
 

@@ -205,7 +205,7 @@ def positions(value: Any, labels: Sequence[Any] | None, n_clusters: int, name: s
         raise ValueError(f"{name} must be one label, or have shape {shape}, got {array.shape}")
     if labels is None:
         if array.dtype.kind not in "iu" and array.size:
-            raise TypeError(f"{name} must be whole numbers, the numbers of clusters, got {value!r}")
+            raise TypeError(f"{name} must be whole numbers, as clusters have no names here, got {value!r}")
         for extreme in (array.min(), array.max()) if array.size else ():
             place_of(extreme, None, n_clusters, name)
         return torch.from_numpy(array.astype(np.int64))
@@ -218,10 +218,12 @@ def positions(value: Any, labels: Sequence[Any] | None, n_clusters: int, name: s
 
 def place_of(label: Any, labels: Sequence[Any] | None, n_clusters: int, name: str) -> int:
     """Position of the cluster with a label, or ``TypeError`` or ``ValueError`` that names the argument."""
+    if not _is_single(label):
+        raise ValueError(f"{name} must be one label, got {label!r}")
     label = label.item() if isinstance(label, (np.generic, np.ndarray, Tensor)) else label
     if labels is None:
         if isinstance(label, bool) or not isinstance(label, int):
-            raise TypeError(f"{name} must be a whole number, the number of a cluster, got {label!r}")
+            raise TypeError(f"{name} must be whole numbers, as clusters have no names here, got {label!r}")
         if not 0 <= label < n_clusters:
             raise ValueError(
                 f"{name}: relevance of cluster {label} was asked for, but this head has {n_clusters} clusters "
@@ -263,7 +265,9 @@ def _key(label: Any) -> tuple[str, Any]:
 
 
 def _is_single(value: Any) -> bool:
-    return isinstance(value, str) or np.isscalar(value) or (hasattr(value, "ndim") and value.ndim == 0)
+    if isinstance(value, (list, tuple, set, dict)):
+        return False
+    return not hasattr(value, "__len__") or isinstance(value, (str, bytes)) or getattr(value, "ndim", None) == 0
 
 
 def _is_number(label: Any) -> bool:

@@ -250,13 +250,9 @@ class Table:
         """Refuse a table whose columns are not ``names``, in this order."""
         if self.names is None or names is None or self.names == [str(name) for name in names]:
             return
-        wanted = list(names)
-        if sorted(self.names) == sorted(map(str, wanted)):
-            raise ValueError(
-                f"X has the columns of the clustering in another order: {self.names} in place of {wanted}; select them "
-                "in that order"
-            )
-        raise ValueError(f"X has the columns {self.names}, but the clustering was fitted on {wanted}")
+        same = sorted(self.names) == sorted(str(name) for name in names)
+        hint = ": the same in another order; select them in that of the fit" if same else ""
+        raise ValueError(f"X has the columns {self.names}, but the clustering was fitted on {list(names)}{hint}")
 
     def read(self, start: int, stop: int, like: Tensor | None = None, cast: bool = False) -> Tensor:
         """Points from ``start`` to ``stop``; a tensor stays on its device unless ``cast`` to be like ``like``."""

@@ -66,8 +66,8 @@ class WordLayer:
             raise TypeError(f"a {type(head).__name__} has no linear units that words could be scored by")
         self.norm = head.norm if isinstance(head.norm, UnitNorm) else None
         self.origin = np.zeros_like(self.center)
-        if self.norm is not None and self.norm.center is not None:
-            self.origin = _exact(self.norm.center)
+        if self.norm is not None and self.norm.origin is not None:
+            self.origin = _exact(self.norm.origin)
         self.vectors = vectors
         self._v, self._core = self._factors()
         product = self.weight * self.root

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..clusterings import Neuralized, neuralized
+from ..clusterings import Neuralized, behind, neuralized
 from ..heads import Head, stiffness
-from ..labels import NOISE
+from ..labels import NOISE, are_labels
 from ..routes import Question
+from ..steps import steps_of
 from ..validation import at_least
 from .bag import WordLayer
 from .reading import AverageReader, Reader
@@ -150,5 +151,7 @@ def _neuralized(steps: list[Any], points: Any) -> Neuralized:
 
     if not steps:
         raise ValueError("model must end in a clustering, but it only has a vectorizer")
-    whole = steps[0] if len(steps) == 1 else make_pipeline(*steps)
-    return neuralized(whole, points)
+    if len(steps) == 1:
+        return neuralized(steps[0], points)
+    whole = make_pipeline(*steps)
+    return behind(whole, points, steps_of(whole)) if are_labels(steps[-1]) else neuralized(whole, points)
