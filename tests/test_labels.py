@@ -16,7 +16,7 @@ from zennit_neon.labels import Groups, are_labels, groups, named, place_of, posi
 NAMES = ["gold", "silver", "bronze"]
 
 
-def _points(names, seed=0, each=20):
+def _points(names, seed=0, each=8):
     """Points of groups that are far apart, in a random order, and the name of each."""
     rng = np.random.default_rng(seed)
     place = rng.permutation(np.repeat(np.arange(len(names)), each))
@@ -77,7 +77,7 @@ def test_labels_of_other_libraries(library):
 def test_missing_labels_are_noise(missing):
     found = groups([3, missing, 4, 3], 4)
     assert found.own.tolist() == [0, -1, 1, 0]
-    if missing != -1 or missing is pandas.NA:
+    if not isinstance(missing, int):
         assert groups(["a", missing, "b", "a"], 4).own.tolist() == [0, -1, 1, 0]
 
 
@@ -101,7 +101,7 @@ def test_labels_are_matched_with_the_index_of_the_points():
 
 
 @pytest.mark.parametrize(
-    "names", [NAMES, ["0", "1", "10", "11", "2"], [1, 2, 3], [10, 20, 5], [False, True], [1.0, 4.0]], ids=str
+    "names", [NAMES, ["0", "1", "10", "11", "2"], [1, 2, 3], [False, True]], ids=str
 )
 @pytest.mark.parametrize("kind", ["array", "tensor", "frame"])
 def test_questions_and_answers_speak_in_labels(names, kind):
@@ -116,22 +116,23 @@ def test_questions_and_answers_speak_in_labels(names, kind):
     assert e.competitors.shape == (len(X), len(names))
     own = np.array([e.labels.index(label) for label in labels])
     assert not np.asarray(e.competitors)[np.arange(len(X)), own].any()
+    head = neon.neuralize(labels, X)
     for name in names:
-        asked = neon.explain(labels, points, cluster=name)
+        asked = neon.explain(head, points, cluster=name)
         assert ((np.asarray(asked.evidence) > 0) == (labels == name)).all()
         assert set(np.asarray(asked.cluster).tolist()) == {name}
-        rival = neon.explain(labels, points, competitor=name)
+        rival = neon.explain(head, points, competitor=name)
         assert rival.competitor == name
         assert (np.asarray(rival.evidence)[labels == name] == 0).all()
         whole = np.asarray(e.relevance)
         assert np.allclose(sum(np.asarray(e.through(k)) for k in names), whole, atol=1e-9 * np.abs(whole).max())
-    again = neon.explain(labels, points, cluster=e.cluster)
+    again = neon.explain(head, points, cluster=e.cluster)
     assert np.allclose(np.asarray(again.relevance), np.asarray(e.relevance))
     title = plot.point(e, 3)[1].get_title()
     assert f"cluster {labels[3]}, evidence" in title
     rows = [text.get_text() for text in plot.clusters(e)[1].get_yticklabels()]
-    assert rows == [f"{name} (20 points)" for name in e.labels]
-    assert f"evidence of cluster {names[-1]}\n" in plot.plane(labels, points, cluster=names[-1])[1].get_title()
+    assert rows == [f"{name} (8 points)" for name in e.labels]
+    assert f"evidence of cluster {names[-1]}\n" in plot.plane(head, points, cluster=names[-1], resolution=10)[1].get_title()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_questions_and_answers_speak_in_labels(names, kind):
         ([1, 2, 3], "2", r"got '2'; did you mean 2\?"),
         ([1, 2, 3], 0, r"must be one of the labels of the clusters, \[1, 2, 3\], got 0"),
         ([1, 2], True, r"got True"),
-        (NAMES, ["gold"], r"must be one label, or have shape \(60,\), got \(1,\)"),
+        (NAMES, ["gold"], r"must be one label, or have shape \(24,\), got \(1,\)"),
         (NAMES, -1, "got -1"),
     ],
 )

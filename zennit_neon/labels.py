@@ -166,7 +166,7 @@ def _numbered(values: Array, noise: Array, categories: list[Any] | None) -> tupl
             found, inverse = np.unique(values[~noise], return_inverse=True)
         except TypeError:
             raise TypeError("labels must be all numbers or all names, got both") from None
-        names = list(found) if found.dtype.kind in "mM" else found.tolist()
+        names = _single(found)
         order = list(range(len(names)))
         if all(isinstance(name, str) and NUMBER.fullmatch(name) for name in names):
             order.sort(key=lambda place: float(names[place]))
@@ -177,6 +177,13 @@ def _numbered(values: Array, noise: Array, categories: list[Any] | None) -> tupl
     place = {name: position for position, name in enumerate(names)}
     own[~noise] = [place[value] for value in values[~noise]]
     return own, [name.item() if isinstance(name, np.generic) else name for name in names]
+
+
+def _single(values: Array) -> list[Any]:
+    """Values as objects of Python; dates and durations as those of pandas."""
+    import pandas
+
+    return list(pandas.Series(values)) if values.dtype.kind in "mM" else values.tolist()
 
 
 def positions(value: Any, labels: Sequence[Any] | None, n_clusters: int, name: str, shape: tuple[int, ...]) -> Tensor:
