@@ -73,7 +73,9 @@ def as_matrix(values: Any, name: str, shape: str = "(K, d)") -> Tensor:
     if isinstance(values, (list, tuple)) and any(isinstance(row, Tensor) for row in values):
         values = torch.stack([torch.as_tensor(row) for row in values])
     if isinstance(values, Tensor):
-        if values.is_complex() or values.dtype == torch.bool or values.layout != torch.strided:
+        if values.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got one of {values.layout}; pass {name}.to_dense()")
+        if values.is_complex() or values.dtype == torch.bool:
             raise TypeError(f"{name} must be numbers of shape {shape}, got a tensor of {values.dtype}")
         tensor = values.detach()
     else:

@@ -51,7 +51,7 @@ class Groups(NamedTuple):
 def are_labels(clustering: Any) -> bool:
     """Whether something is a one-dimensional array, series or list of single values."""
     if isinstance(clustering, (list, tuple)):
-        return bool(clustering) and all(np.isscalar(part) or part is None or np.ndim(part) == 0 for part in clustering)
+        return bool(clustering) and all(map(_is_single, clustering))
     if isinstance(clustering, Tensor):
         return clustering.ndim == 1
     shape = getattr(clustering, "shape", None)
