@@ -6,7 +6,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -153,8 +153,8 @@ def cluster_features(
         No such layer, no images, images that are too small for it, NaN, fewer different points than clusters; or it is
         not clear where the layer puts its features, and ``layout`` is not given.
     """
-    if isinstance(layer, int):
-        layer = layer_of_block(model, layer)
+    model = cast(nn.Module, model._modules.get("_orig_mod", model))  # compiled: what is added to that never runs
+    layer = layer_of_block(model, layer) if isinstance(layer, int) else layer.removeprefix("_orig_mod.")
     if n_clusters < 2:
         raise ValueError(f"n_clusters must be at least 2, got {n_clusters}")
     if max_points < n_clusters:
@@ -276,7 +276,8 @@ def _one_by_one(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
             kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
             raise TypeError(f"images must be floating point tensors, got {kind}")
-        yield from (part[None] if part.ndim == 3 else part).split(1)
+        part = part[None] if part.ndim == 3 else part
+        yield from part.split(1) if len(part) else ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
