@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..plot import number, shorten
+from ..safe import escaped, line, safe
 from ..text import Highlight, TextExplanation, page
 from ..text.markup import FOR
-from ..text.terminal import line, safe
 
 if TYPE_CHECKING:
     import pandas
@@ -127,7 +126,7 @@ def _bars(part: pandas.DataFrame) -> str:
         length = (WIDTH - LABEL - 24) * relevance / longest
         shapes.append(
             f"<g><title>mean relevance {number(float(relevance))}, in {documents} documents</title>"
-            f'<text x="{LABEL}" y="{base - 6}" text-anchor="end">{html.escape(shorten(safe(word), 17))}</text>'
+            f'<text x="{LABEL}" y="{base - 6}" text-anchor="end">{escaped(shorten(line(word), 17))}</text>'
             f'<rect x="{LABEL + 6}" y="{base - LINE + 2}" width="{length:.1f}" height="{LINE - 6}" fill="{FOR}"/></g>'
         )
     return "".join(shapes)

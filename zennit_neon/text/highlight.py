@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ..arrays import at_least
+from ..safe import line
 from . import markup, terminal
 from .markup import number
-from .terminal import line
 
 __all__ = ["Highlight", "page"]
 
