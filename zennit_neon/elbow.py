@@ -6,7 +6,27 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["elbow"]
+__all__ = ["NoElbowError", "elbow"]
+
+
+class NoElbowError(ValueError):
+    """There is no elbow from which to read the number of clusters.
+
+    Parameters
+    ----------
+    reason : str
+        Why not.
+    remedy : str
+        What to give in its place.
+
+    Attributes
+    ----------
+    reason : str
+    """
+
+    def __init__(self, reason: str, remedy: str = "give the number of clusters"):
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
 
 
 def elbow(X: Any, most: int = 10, random_state: int | None = 0) -> int:
@@ -26,7 +46,7 @@ def elbow(X: Any, most: int = 10, random_state: int | None = 0) -> int:
 
     Raises
     ------
-    ValueError
+    NoElbowError
         If there is no elbow, or fewer than 3 different points.
     """
     from kneed import KneeLocator
@@ -35,10 +55,10 @@ def elbow(X: Any, most: int = 10, random_state: int | None = 0) -> int:
     values = np.asarray(X, dtype=np.float64)
     most = min(most, len(np.unique(values, axis=0)))
     if most < 3:
-        raise ValueError("fewer than 3 different points have no elbow; give the number of clusters")
+        raise NoElbowError("fewer than 3 different points have no elbow")
     sizes = range(1, most + 1)
     inertia = [KMeans(k, n_init=10, random_state=random_state).fit(values).inertia_ for k in sizes]
     knee = KneeLocator(sizes, inertia, curve="convex", direction="decreasing").knee
     if knee is None or knee < 2:
-        raise ValueError(f"the inertia of 1 to {most} clusters has no elbow; give the number of clusters")
+        raise NoElbowError(f"the inertia of 1 to {most} clusters has no elbow")
     return int(knee)

@@ -252,8 +252,9 @@ def _read_state(path: Path, known: list[str]) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"weights can not be read from {path}: {str(error).splitlines()[0]}") from error
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"weights can not be read from {path}: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"weights must be a state dict of VGG-16, but {path} holds something else")
     return {key.removeprefix("module."): value for key, value in state.items()}

@@ -198,7 +198,7 @@ def _fit(
     import numpy as np
     from sklearn.pipeline import make_pipeline
 
-    from ..elbow import elbow
+    from ..elbow import NoElbowError, elbow
 
     steps = [vectorizer]
     points = vectorizer.fit_transform(texts)
@@ -210,8 +210,8 @@ def _fit(
     if clusters is None:
         try:
             clusters, how = elbow(points, random_state=seed), " by the elbow"
-        except ValueError as error:
-            raise ValueError(f"{str(error).partition(';')[0]}; give --clusters K") from None
+        except NoElbowError as error:
+            raise NoElbowError(error.reason, "give --clusters K") from None
     if not 2 <= clusters <= different:
         raise ValueError(f"--clusters must be from 2 to the number of different documents, {different}, got {clusters}")
     clustering, name = _clustering(points, model, clusters, support, seed, progress)

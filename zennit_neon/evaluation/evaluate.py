@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..affine import Affine
-from ..arrays import Table, at_least
+from ..arrays import Table, at_least, complaint, is_finite
 from ..baselines import METHODS, PAPER, Setting, attribute, has_distances
 from ..guard import evaluating
 from ..heads import Head
@@ -241,9 +241,13 @@ def _read(name: str, X: Any, change: Affine | None, head: Head | None) -> Tensor
         if head is not None:
             table.check_width(head.n_features)
             table.check_names(head.feature_names)
-        points = table.check(slice(0, len(table)), table.read(0, len(table))).cpu()
     except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("X ", f"{name} ", 1)) from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{error}" if name == "X" else f"{name} is read as X is: {error}") from None
+    points = table.read(0, len(table))
+    if not is_finite(points):
+        raise ValueError(complaint(name, points, points.dtype, 0, table.read_names))
+    points = points.cpu()
     return points if change is None else change(points.double()).to(points)
 
 

@@ -203,7 +203,7 @@ def method_of(name: str) -> Method:
     ValueError
         If there is none.
     """
-    found = re.fullmatch(r"(\w+?)(?:_flat([1-9]))?(?:_smooth([1-9]\d*))?", name)
+    found = re.fullmatch(r"(\w+?)(?:_flat([1-9]))?(?:_smooth([1-9]\d{0,4}))?", name, re.ASCII)
     if found is None or found[1] not in (MAPS if found[2] is None else {}) | SEEDS:
         raise ValueError(
             f"methods must be among {', '.join([*SEEDS, *MAPS])}, the first three also with flat blocks "
