@@ -13,7 +13,7 @@ PACKAGE = Path(zennit_neon.__file__).parent
 
 #: From the bottom to the top; a module may import those that stand before it (docs/architecture.md).
 LAYERS = [
-    ["functional", "affine", "arrays", "tabular", "elbow", "guard", "network", "picture", "pooling"],
+    ["functional", "affine", "arrays", "tabular", "elbow", "guard", "layout", "network", "picture", "pooling", "safe"],
     ["layer", "fitting"],
     ["support", "tree", "steps"],
     ["types", "heads", "encoding"],

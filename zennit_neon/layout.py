@@ -31,11 +31,12 @@ _LAST_NORMS = ("layer_norm", "rms_norm")
 _PRODUCTS = ("matmul", "mm", "bmm", "__matmul__")
 
 #: Functions that move or merge axes, or pick from them: ``__get__`` is that of ``Tensor.T``, ``mT`` and so on.
-_MOVERS = frozenset(
-    "permute transpose swapaxes swapdims movedim moveaxis t adjoint reshape view view_as reshape_as flatten unflatten "
-    "ravel squeeze unsqueeze einsum rot90 expand expand_as repeat tile chunk split tensor_split unbind narrow select "
-    "index_select __getitem__ __get__".split()
-)
+_MOVERS = {
+    *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "rot90", "einsum"),
+    *("reshape", "reshape_as", "view", "view_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze"),
+    *("expand", "expand_as", "repeat", "tile", "chunk", "split", "tensor_split", "unbind", "narrow", "select"),
+    *("index_select", "__getitem__", "__get__"),
+}
 
 #: Functions that join tensors, which may have different sizes along one axis.
 _JOINERS = ("cat", "concat", "concatenate")
@@ -113,7 +114,9 @@ def followed(trunk: nn.Module, image: Tensor) -> tuple[Tensor, str]:
         return output, "channels_first"
     if axis == len(shape) - 1:
         return output, "tokens" if len(shape) == 3 else "channels_last"
-    what = "it is not clear along which axis its features lie" if axis is None else f"its features lie along axis {axis}"
+    what = (
+        "it is not clear along which axis its features lie" if axis is None else f"its features lie along axis {axis}"
+    )
     raise UnclearLayoutError(
         f"the layer puts out {shape} for images {tuple(image.shape)}, and {what}; say layout='channels_first' "
         "(features along axis 1), 'channels_last' or 'tokens' (along the last), or choose another layer"
@@ -275,7 +278,7 @@ def _made_along(name: str, args: Any, kwargs: Any, output: Tensor) -> int | None
 
 
 def _kept(shape: tuple[int, ...], known: list[_Course], grows: bool) -> Any:
-    """The course of an output with the axes of its inputs, aligned at the end; None if they disagree, ``...`` if none."""
+    """The course of an output whose axes are those of its inputs; None if they disagree, ``...`` if it is lost."""
     axes = {None if course.axis is None else course.axis - course.companion.ndim for course in known}
     if len(axes) > 1:
         return None

@@ -9,7 +9,7 @@ import stat
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +50,7 @@ def read_table(
         With one sentence that says what is wrong with the file and what would help.
     """
     if len(separator) != 1 or not separator.isascii() or separator in '"\r\n\0':
-        raise ValueError(f"the separator must be one character of ASCII, and no quote or end of line, got {separator!r}")
+        raise ValueError(f"separator must be one character of ASCII, no quote or end of line, got {separator!r}")
     return select(_read(Path(path), separator, index), str(path), drop=drop, index=index)
 
 
@@ -154,7 +154,7 @@ def write_table(path: str | Path, frame: pandas.DataFrame, index: bool) -> None:
     # pandas leaves a CR without quotes, and then it ends the line
     words = [value for _, column in frame.items() if column.dtype.kind not in "fiub" for value in column]
     text = [*frame.columns, *(frame.index if index else ()), *words]
-    rule = csv.QUOTE_NONNUMERIC if any("\r" in str(value) for value in text) else csv.QUOTE_MINIMAL
+    rule: Any = csv.QUOTE_NONNUMERIC if any("\r" in str(value) for value in text) else csv.QUOTE_MINIMAL
     write(path, lambda file: frame.to_csv(file, index=index, quoting=rule, errors="surrogateescape"))
 
 

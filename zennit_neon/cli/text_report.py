@@ -61,7 +61,7 @@ class TextReport:
             lines.append(f"{k:7d}  {size:9d}  {words}".rstrip())
         return "\n".join(row if width is None or len(row) <= width else f"{row[: width - 3]}..." for row in lines)
 
-    def typical(self, cluster: int, count: int) -> list[int]:
+    def clearest(self, cluster: int, count: int) -> list[int]:
         """Documents with the largest evidence among the longer half of a cluster: the shortest ones are extreme."""
         members = np.flatnonzero(self.explanation.cluster == cluster)
         if not len(members):
@@ -76,8 +76,8 @@ class TextReport:
         return dataclasses.replace(self.explanation[document], title=shorten(line(self.names[document]), LONGEST_NAME))
 
     def terminal(self, width: int) -> str:
-        """The most typical document of each cluster, or its beginning."""
-        chosen = [self.typical(k, 1) for k in range(self.explanation.n_clusters)]
+        """The clearest document of each cluster, or its beginning."""
+        chosen = [self.clearest(k, 1) for k in range(self.explanation.n_clusters)]
         documents = [_beginning(self.highlight(document)) for part in chosen for document in part]
         return "\n\n\n".join(document.terminal(width=width) for document in documents)
 
@@ -91,7 +91,7 @@ class TextReport:
 
     def page(self, intro: str, count: int) -> str:
         """HTML page that stands alone: the words of each cluster as bars, then ``count`` documents of each."""
-        chosen = [document for k in range(self.explanation.n_clusters) for document in self.typical(k, count)]
+        chosen = [document for k in range(self.explanation.n_clusters) for document in self.clearest(k, count)]
         return page([self.highlight(document) for document in chosen], self.title, intro, picture=self._picture())
 
     def _words(self, row: Any) -> str:

@@ -61,7 +61,8 @@ def page(
     sections = "".join(_section(i, cluster, own) for i, (cluster, own) in enumerate(clusters)) or "<p>No documents.</p>"
     legend = f'<div class="neon-highlight legend">{key(full, True)}</div>'
     inside = f"{_opening(title, intro)}{_contents(clusters)}{picture}{legend}<main>{sections}</main>"
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{meta(line(title), STYLE + PAGE_STYLE)}</head>\n<body>{inside}</body></html>\n'
+    top = meta(line(title), STYLE + PAGE_STYLE)
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{top}</head>\n<body>{inside}</body></html>\n'
 
 
 def number(value: float, sign: str = "-") -> str:
