@@ -252,7 +252,7 @@ def _read_state(path: Path, known: list[str]) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = getattr(error, "strerror", None) or "it is not a file of weights alone, as torch.save writes them"
         raise ValueError(f"weights can not be read from {path}: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
