@@ -129,7 +129,18 @@ IDS = [
     "a,b",
     "'x'",
 ]
-IDS += ["'x'", 'a "quote"', "two\nlines", "CR\ralone", "CR\r\nLF", "caf\u00e9 \u9152", "\u202eturned", "\t", " ", "2024-01-01"]
+IDS += [
+    "'x'",
+    'a "quote"',
+    "two\nlines",
+    "CR\ralone",
+    "CR\r\nLF",
+    "caf\u00e9 \u9152",
+    "\u202eturned",
+    "\t",
+    " ",
+    "2024-01-01",
+]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
