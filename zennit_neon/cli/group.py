@@ -39,7 +39,8 @@ class _OneLine(click.Group):
         except (ValueError, TypeError) as error:
             raise click.ClickException(str(error)) from error
         except MemoryError as error:
-            raise click.ClickException(f"not enough memory: {error or 'use less data, or smaller sizes'}") from error
+            reason = str(error) or "use less data, or smaller sizes"
+            raise click.ClickException(f"not enough memory: {reason}") from error
         except ModuleNotFoundError as error:
             raise click.ClickException(f"{error.name} is not installed: pip install 'zennit-neon[cli]'") from error
 
