@@ -158,7 +158,7 @@ def test_documents_without_known_words_are_reported_and_left_out(table, tmp_path
     assert "axolotl" not in page.read_text()
 
 
-def test_the_page_shows_bars_and_typical_documents(table, lines, tmp_path):
+def test_the_page_shows_bars_and_clear_documents(table, lines, tmp_path):
     page = tmp_path / "out.html"
     lines.write_text(lines.read_text() + "cat <script>alert(1)</script> purr\nstock & bond\n")
     result = run(lines, "--vectors", table, "--clusters", 2, "--documents", 2, "--words", 3, "--out", page)
@@ -180,19 +180,19 @@ def test_the_page_shows_bars_and_typical_documents(table, lines, tmp_path):
     assert "TF-IDF" not in content
 
 
-def test_typical_documents_are_of_the_longer_half():
+def test_the_clearest_documents_are_of_the_longer_half():
     texts = [*SENTENCES, "dough"]
     model = make_pipeline(TfidfVectorizer(), TruncatedSVD(8, random_state=0), Normalizer(), KMeans(4, random_state=0))
     e = explain_text(model.fit(texts), texts)
     report = TextReport("title", [f"d{i}" for i in range(41)], e)
     cluster = e.cluster[-1]
     members = np.flatnonzero(e.cluster == cluster)
-    chosen = report.typical(cluster, 100)
+    chosen = report.clearest(cluster, 100)
     size = np.diff(e.relevance.indptr)
     assert 40 in members
     assert set(chosen) == {i for i in members if size[i] >= np.median(size[members])}
     assert (np.diff(e.evidence[chosen]) <= 0).all()
-    assert report.typical(cluster, 1) == chosen[:1]
+    assert report.clearest(cluster, 1) == chosen[:1]
 
 
 def test_a_terminal_gets_the_beginning_of_long_documents():

@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import make_blobs
 
 from zennit_neon.elbow import elbow
+from zennit_neon.exceptions import NoElbowError
 
 
 @pytest.mark.parametrize("n_clusters", [3, 5])
@@ -23,3 +24,10 @@ def test_a_straight_fall_has_no_elbow():
     # the inertia of three points at equal distances: 2, 1, 0
     with pytest.raises(ValueError, match="the inertia of 1 to 3 clusters has no elbow"):
         elbow(np.eye(3))
+
+
+def test_the_reason_can_be_told_with_another_remedy():
+    with pytest.raises(NoElbowError) as caught:
+        elbow(np.eye(3))
+    assert str(caught.value) == f"{caught.value.reason}; give the number of clusters"
+    assert str(NoElbowError(caught.value.reason, "ask")) == "the inertia of 1 to 3 clusters has no elbow; ask"

@@ -100,9 +100,7 @@ def test_labels_are_matched_with_the_index_of_the_points():
     assert (neon.explain(series.set_axis(twice.index), twice).cluster == want.cluster).all()
 
 
-@pytest.mark.parametrize(
-    "names", [NAMES, ["0", "1", "10", "11", "2"], [1, 2, 3], [False, True]], ids=str
-)
+@pytest.mark.parametrize("names", [NAMES, ["0", "1", "10", "11", "2"], [1, 2, 3], [False, True]], ids=str)
 @pytest.mark.parametrize("kind", ["array", "tensor", "frame"])
 def test_questions_and_answers_speak_in_labels(names, kind):
     X, labels = _points(names)
@@ -132,7 +130,10 @@ def test_questions_and_answers_speak_in_labels(names, kind):
     assert f"cluster {labels[3]}, evidence" in title
     rows = [text.get_text() for text in plot.clusters(e)[1].get_yticklabels()]
     assert rows == [f"{name} (8 points)" for name in e.labels]
-    assert f"evidence of cluster {names[-1]}\n" in plot.plane(head, points, cluster=names[-1], resolution=10)[1].get_title()
+    assert (
+        f"evidence of cluster {names[-1]}\n"
+        in plot.plane(head, points, cluster=names[-1], resolution=10)[1].get_title()
+    )
 
 
 @pytest.mark.parametrize(

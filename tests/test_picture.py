@@ -74,6 +74,8 @@ def test_size(tmp_path, photo):
     [
         (0, ValueError, "size must be at least 1, got 0"),
         ((3, -1), ValueError, r"size must be at least 1, got \(3, -1\)"),
+        (99999, ValueError, "size must have at most 134217728 pixels, got 99999"),
+        ((10**12, 1), ValueError, "size must have at most"),
         (2.5, TypeError, r"size must be a whole number or \(height, width\), got 2.5"),
         (True, TypeError, "size must be"),
         ((1, 2, 3), TypeError, "size must be"),
@@ -494,6 +496,15 @@ def test_smoothing_is_a_gaussian_with_reflection_and_keeps_sums(rng, shape, pixe
     expected = _gaussian(shape[-2], pixels) @ maps @ _gaussian(shape[-1], pixels).T
     np.testing.assert_allclose(found, expected, atol=1e-12)
     np.testing.assert_allclose(found.sum((-2, -1)), maps.sum((-2, -1)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("pixels", [1e3, 1e9, 1e300])
+def test_a_map_that_is_smoothed_far_beyond_its_size_is_its_mean(rng, pixels):
+    maps = torch.from_numpy(rng.normal(size=(2, 6, 8)))
+    expected = maps.mean((1, 2), keepdim=True).expand(2, 6, 8)
+    torch.testing.assert_close(smoothed(maps, pixels), expected, rtol=0, atol=1e-12)
+    near = smoothed(maps, 79.0)  # the same without the shortcut, up to the ends of the kernel
+    torch.testing.assert_close(near, expected, rtol=0, atol=1e-3)
 
 
 def test_smoothing_keeps_signs_and_leaves_its_input_alone(rng):

@@ -19,7 +19,6 @@ from zennit_neon.composites import Neon
 from zennit_neon.exceptions import PrecisionError
 
 
-
 def _exactly(X, scale, center=0.0, offset=0.0):
     """``(x - center) * scale + offset`` of rational numbers, rounded once."""
     scale, center, offset = (np.broadcast_to(part, X.shape[1]) for part in (scale, center, offset))
@@ -207,6 +206,8 @@ def test_frames_name_the_column():
     head = neon.neuralize(model)
     with pytest.raises(PrecisionError, match="feature 'id'"):
         neon.NeuralizedKMeans(
-            [[1.0, 0.0], [1.0, 1.0]], steps=[neon.Affine([1.0, 1.0], center=[0.0, 2.0**60])], feature_names=frame.columns
+            [[1.0, 0.0], [1.0, 1.0]],
+            steps=[neon.Affine([1.0, 1.0], center=[0.0, 2.0**60])],
+            feature_names=frame.columns,
         )
     assert head.feature_names == ("spend", "id")

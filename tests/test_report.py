@@ -1,5 +1,7 @@
 """The report of the command line."""
 
+import base64
+import hashlib
 import re
 
 import numpy as np
@@ -51,13 +53,32 @@ def test_long_names_and_many_clusters_stay_aligned(rng):
     assert text.count("\ncluster ") == 12
 
 
-def test_the_typical_point_has_the_largest_evidence(report):
+def test_the_clearest_point_has_the_largest_evidence(report):
     for cluster in range(3):
-        row = report.typical(cluster)
-        assert report.explanation.cluster[row] == cluster
-        assert (
-            report.explanation.evidence[row] == report.explanation.evidence[report.explanation.cluster == cluster].max()
-        )
+        members = report.explanation.cluster == cluster
+        row = report.clearest(cluster)
+        assert members[row]
+        assert report.explanation.evidence[row] == report.explanation.evidence[members].max()
+
+
+def test_the_central_point_is_nearest_to_the_mean_of_its_cluster(report):
+    points = StandardScaler().fit_transform(report.frame)
+    for cluster in range(3):
+        members = report.explanation.cluster == cluster
+        distance = np.linalg.norm(points - points[members].mean(0), axis=1)
+        row = report.central(cluster)
+        assert members[row]
+        assert distance[row] == distance[members].min()
+        assert distance[row] < distance[report.clearest(cluster)]
+
+
+def test_a_point_that_is_clearest_and_central_is_shown_once():
+    frame = pandas.DataFrame({"a": [0.0, 9.0, 9.5, 11.0], "b": [1.0, 1.0, 1.0, 1.0]})
+    report = Report("two", frame, explain(np.array([[0.0, 1.0], [9.8, 1.0]]), frame))
+    assert report.examples(0) == [("clearest point", 0)]
+    assert report.examples(1) == [("clearest point", 3), ("point near the center", 2)]
+    assert report.page().count("data:image/png") == 4
+    assert len([ax for ax in report.figure().axes if ax.get_title().startswith("clearest")]) == 2
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -71,13 +92,16 @@ def test_reports_are_files_of_their_kind(report, suffix, tmp_path):
 def test_the_figure_has_the_map_and_a_point_of_each_cluster(report):
     titles = [ax.get_title() for ax in report.figure().axes]
     assert "relevance by cluster" in titles
-    assert sum("evidence" in title for title in titles) == 3
+    assert sum(title.startswith("clearest point: row") for title in titles) == 3
+    assert sum(title.startswith("point near the center: row") for title in titles) == 3
 
 
 def test_the_page_holds_everything_and_escapes_names(report, rng):
     page = report.page()
-    assert page.count("data:image/png;base64,") == 4
-    assert "http" not in page
+    assert page.count("data:image/png;base64,") == 7
+    assert page.count("Its clearest point") == page.count("A point near its center") == 3
+    assert "typical" not in page
+    assert "http" not in page.replace("http-equiv", "")
     frame = pandas.DataFrame(rng.normal(size=(20, 2)), columns=["<script>", "a&b"])
     kmeans = KMeans(2, n_init=1, random_state=0).fit(frame)
     page = Report("<b>", frame, explain(kmeans, frame)).page()
@@ -85,3 +109,32 @@ def test_the_page_holds_everything_and_escapes_names(report, rng):
     assert "<b>" not in page
     assert "&lt;script&gt;" in page
     assert "a&amp;b" in page
+
+
+#: ESC, a C1 control, and the controls that turn what stands around a name.
+CONTROLS = ["\x1b", "\x9b", "\x07", *map(chr, (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))]
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: f"{ord(control):x}")
+def test_controls_of_names_are_shown_and_not_obeyed(control, rng):
+    frame = pandas.DataFrame(rng.normal(size=(20, 2)), columns=[f"a{control}[31mb", "c"])
+    report = Report(f"title{control}", frame, explain(KMeans(2, n_init=1, random_state=0).fit(frame), frame))
+    assert control not in report.text()
+    assert control not in report.page()
+    assert "title" in report.text()
+
+
+def test_the_policy_of_the_page_lets_in_its_style_and_its_pictures_alone(report):
+    page = report.page()
+    policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+    style = re.search("<style>(.*)</style>", page)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert set(policy.split("; ")) == {
+        "default-src 'none'",
+        "img-src data:",
+        f"style-src 'sha256-{digest}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    }
+    assert "style=" not in page
+    assert page.index("Content-Security-Policy") < page.index("<style>")

@@ -10,8 +10,9 @@ from zennit_neon.composites import VGGBlocks
 from zennit_neon.evaluation.dissection import segments
 from zennit_neon.evaluation.probe import activations_of, probing
 from zennit_neon.evaluation.summaries import MAPS, SEEDS, Place, method_of
+from zennit_neon.exceptions import TooFewClustersError
 from zennit_neon.picture import smoothed
-from zennit_neon.vision import TooFewClustersError, layer_of_block
+from zennit_neon.vision import layer_of_block
 
 
 def _place(block=2, n_clusters=3, dtype=torch.float32, network=None, **options):

@@ -47,7 +47,7 @@ def test_read_only_arrays_are_read_without_a_warning(recwarn):
 @pytest.mark.parametrize(
     ("X", "error", "message"),
     [
-        (np.ones(3), ValueError, r"X must have shape \(N, d\), got \(3,\); a single point x is X = x\[None\]"),
+        (np.ones(3), ValueError, r"X must have shape \(N, d\), got \(3,\); a single point x is x\[None\]"),
         (torch.ones(3, 2, dtype=torch.int32), TypeError, "floating point tensor, got torch.int32"),
         (np.array([["a", "b"]]), TypeError, "X must hold numbers, got an array of <U1"),
         (np.ones((2, 2), complex), TypeError, "got an array of complex128"),

@@ -367,3 +367,33 @@ def test_heatmaps_of_a_photograph_are_distinct_and_keep_the_evidence(vgg, block,
     maps = nn.functional.normalize(found.heatmaps.flatten(1), dim=1)
     assert float((maps @ maps.T).triu(1).max()) < 0.6
     assert float((found.kept - 1).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("mode", "values"),
+    [
+        ("RGB", (9, 99, 199)),
+        ("L", 77),
+        ("LA", (77, 9)),
+        ("RGBA", (1, 2, 3, 0)),
+        ("I;16", 60000),
+        ("1", 1),
+        ("F", 200.0),
+    ],
+)
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (5, 7)])
+def test_odd_pictures_are_explained_or_refused_in_a_sentence(network, tmp_path, mode, values, size):
+    from PIL import Image
+
+    path = tmp_path / ("odd.tif" if mode == "F" else "odd.png")
+    image = Image.new(mode, size, values)
+    image.save(path)
+    picture = read_image(path)
+    assert picture.shape == (3, size[1], size[0])
+    reason = "too small" if min(size) < 2 else "locations|different clusters of features"
+    if size == (5, 7):  # the padding of the convolutions makes differences
+        found = explain_picture(picture, network, 1, 2)
+        assert torch.isfinite(found.relevance).all()
+    else:
+        with pytest.raises(ValueError, match=reason):
+            explain_picture(picture, network, 1, 2)

@@ -1,8 +1,10 @@
 """Tokens, tables of word vectors, and averages of them."""
 
 import gzip
+import io
 import pickle
 import struct
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -155,6 +157,28 @@ def test_byte_order_marks_and_blank_lines(tmp_path):
     assert np.allclose(loaded.vectors, [[1, 2], [3, 4]])
 
 
+@pytest.mark.parametrize("shape", [(80_000_000_000, 2), (10**30, 2), (-5, 2), (1 << 62, 1 << 62)])
+def test_arrays_that_claim_to_be_huge(shape, tmp_path):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8)
+    words = io.BytesIO()
+    np.save(words, np.array(["cat"]))
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("words.npy", words.getvalue())
+        archive.writestr("vectors.npy", array)
+    with pytest.raises(ValueError, match=r"huge.npz.* (do not fit into memory|is a damaged .npz archive)"):
+        WordVectors.load(tmp_path / "huge.npz")
+
+
+def test_tables_that_were_cut_off(tmp_path):
+    (tmp_path / "cut.txt").write_text("3 2\ncat 1 2\ndog 3 4\n")
+    with pytest.raises(ValueError, match="announces 3 words, but 2 follow; is the file cut off"):
+        WordVectors.load(tmp_path / "cut.txt")
+    (tmp_path / "wide.txt").write_text("3 40000000000\ncat 1 2\n")
+    with pytest.raises(ValueError, match="line 2 is not a word with 40000000000 numbers"):
+        WordVectors.load(tmp_path / "wide.txt")
+
+
 @pytest.mark.parametrize(("flag", "method"), [(1, 0), (0, 97)], ids=["encrypted", "compression"])
 def test_archives_that_can_not_be_opened(vectors, tmp_path, flag, method):
     path = tmp_path / "odd.npz"
@@ -177,6 +201,19 @@ def test_archives_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match="damaged.npz is a damaged .npz archive"):
         WordVectors.load(tmp_path / "damaged.npz")
     np.savez(tmp_path / "other.npz", words=np.array(["cat"]))
+    whole = tmp_path / "whole.npz"
+    np.savez(whole, words=np.array(["cat"] * 50), vectors=np.ones((50, 9)))
+    (tmp_path / "half.npz").write_bytes(whole.read_bytes()[:1500])
+    with pytest.raises(ValueError, match="half.npz is a damaged .npz archive"):
+        WordVectors.load(tmp_path / "half.npz")
+    content = bytearray(whole.read_bytes())
+    content[1200:1300] = bytes(100)
+    (tmp_path / "flipped.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="flipped.npz is a damaged .npz archive"):
+        WordVectors.load(tmp_path / "flipped.npz")
+    np.savez(tmp_path / "one.npz", words=np.array("cat"), vectors=np.ones((3, 1)))
+    with pytest.raises(ValueError, match=r"words must have shape \(V,\), got \(\)"):
+        WordVectors.load(tmp_path / "one.npz")
     with pytest.raises(ValueError, match="must hold words and vectors"):
         WordVectors.load(tmp_path / "other.npz")
     np.savez(tmp_path / "pickled.npz", words=np.array(["cat"], dtype=object), vectors=np.ones((1, 1)))

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .exceptions import NoElbowError
+
 __all__ = ["elbow"]
 
 
@@ -26,7 +28,7 @@ def elbow(X: Any, most: int = 10, random_state: int | None = 0) -> int:
 
     Raises
     ------
-    ValueError
+    NoElbowError
         If there is no elbow, or fewer than 3 different points.
     """
     from kneed import KneeLocator
@@ -35,10 +37,10 @@ def elbow(X: Any, most: int = 10, random_state: int | None = 0) -> int:
     values = np.asarray(X, dtype=np.float64)
     most = min(most, len(np.unique(values, axis=0)))
     if most < 3:
-        raise ValueError("fewer than 3 different points have no elbow; give the number of clusters")
+        raise NoElbowError("fewer than 3 different points have no elbow")
     sizes = range(1, most + 1)
     inertia = [KMeans(k, n_init=10, random_state=random_state).fit(values).inertia_ for k in sizes]
     knee = KneeLocator(sizes, inertia, curve="convex", direction="decreasing").knee
     if knee is None or knee < 2:
-        raise ValueError(f"the inertia of 1 to {most} clusters has no elbow; give the number of clusters")
+        raise NoElbowError(f"the inertia of 1 to {most} clusters has no elbow")
     return int(knee)

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["DisagreementError", "InexactError", "NeonError", "PrecisionError", "not_fitted"]
+__all__ = [
+    "DisagreementError",
+    "InexactError",
+    "NeonError",
+    "NoElbowError",
+    "PrecisionError",
+    "TooFewClustersError",
+    "TooSmallError",
+    "UnclearLayoutError",
+    "not_fitted",
+]
 
 
 class NeonError(ValueError):
@@ -52,6 +62,38 @@ class PrecisionError(NeonError):
 
 class DisagreementError(NeonError):
     """An explanation would be that of other clusters than the estimator predicts."""
+
+
+class NoElbowError(NeonError):
+    """There is no elbow from which to read the number of clusters.
+
+    Parameters
+    ----------
+    reason : str
+        Why not.
+    remedy : str
+        What to give in its place.
+
+    Attributes
+    ----------
+    reason : str
+    """
+
+    def __init__(self, reason: str, remedy: str = "give the number of clusters"):
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
+
+
+class TooFewClustersError(NeonError):
+    """There are fewer different features than clusters were asked for."""
+
+
+class TooSmallError(NeonError):
+    """A picture is too small: a convolution or pooling has nothing left to slide over."""
+
+
+class UnclearLayoutError(NeonError):
+    """It is not clear along which axis a layer puts its features."""
 
 
 def not_fitted(estimator: Any, attribute: str) -> ValueError:

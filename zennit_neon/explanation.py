@@ -96,8 +96,8 @@ def explain(
     -----
     Where ``model`` is a clustering that knows the labels of X (``DBSCAN``) or the labels themselves, noise belongs to
     no cluster: its ``cluster`` is -1, and evidence and relevance are NaN. ``cluster=`` explains such a point all the
-    same, unless it has missing values: why (not) that cluster? All other points are explained for the cluster that the network gives them to, which
-    is that of their label as often as ``fidelity`` says.
+    same, unless it has missing values: why (not) that cluster? All other points are explained for the cluster that the
+    network gives them to, which is that of their label as often as ``fidelity`` says.
 
     For the assigned cluster, relevance sums to evidence in every row (with several support vectors a cluster, or soft
     pooling, some of it is dissipated). For another cluster (``cluster=``) it does as
@@ -266,6 +266,11 @@ class Explanation:
         return bool(self._route.conserves)
 
     @property
+    def positions(self) -> Array:
+        """Place of each explained cluster among ``labels``, int64 (N,) or (N, ...); -1 for noise."""
+        return self._own.numpy()
+
+    @property
     def noise(self) -> Any:
         """Which points belong to no cluster, bool (N,) or (N, ...)."""
         return self._route.table.plain((self._own == NOISE).to(torch.as_tensor(self.evidence).device))
@@ -321,7 +326,8 @@ class Explanation:
     def competitors(self) -> Any:
         """Relevance that flowed through each competitor, (N, K) or (N, K, ...) (:math:`R_{ck}` of Eq. 2, paper 1).
 
-        In the order of ``labels``. Sums to evidence; 0 at the explained cluster itself. Computed anew at each call, from X as it is then.
+        In the order of ``labels``. Sums to evidence; 0 at the explained cluster itself. Computed anew at each call,
+        from X as it is then.
         """
         return self._route.table.plain(self._without_noise(self._route.shares(self._question, self._asked)))
 
@@ -360,7 +366,7 @@ class Explanation:
         """
         import pandas
 
-        relevance, cluster = self._rows()
+        relevance, _ = self._rows()
         frame = pandas.DataFrame(relevance, index=self._route.table.index, columns=self._columns(relevance.shape[1]))
         for name, values in (("evidence", _array(self.evidence).ravel()), ("cluster", _array(self.cluster).ravel())):
             while name in frame.columns:

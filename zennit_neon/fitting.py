@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .elbow import elbow
+from .exceptions import NoElbowError
 
 if TYPE_CHECKING:
     import pandas
@@ -85,8 +86,8 @@ def fit(frame: pandas.DataFrame, model: str, options: Options, progress: bool = 
     if count is None and model not in BY_DENSITY:
         try:
             count, how = elbow(points, random_state=options.seed), " by the elbow"
-        except ValueError as error:
-            raise ValueError(f"{str(error).partition(';')[0]}; give --clusters K") from None
+        except NoElbowError as error:
+            raise NoElbowError(error.reason, "give --clusters K") from None
     clustering, name = _build(points, model, count, options, progress)
     pipeline = make_pipeline(StandardScaler(), clustering)
     with warnings.catch_warnings():

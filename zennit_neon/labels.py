@@ -75,8 +75,8 @@ def groups(labels: Any, count: int, index: Any = None, unreadable: Callable[[Arr
     index : pandas.Index, optional
         Of the points. Labels with an index of their own are matched with it.
     unreadable : callable, optional
-        From a mask of points, bool (N,), to those among them with missing or infinite values; of these the labels -2 and
-        -3 mean noise as well. If not given, they always do: labels are those of HDBSCAN.
+        From a mask of points, bool (N,), to those among them with missing or infinite values; of these the labels -2
+        and -3 mean noise as well. If not given, they always do: labels are those of HDBSCAN.
 
     Returns
     -------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Network", "load_vgg16", "outputs_of"]
+from .exceptions import TooSmallError
+
+__all__ = ["Network", "load_vgg16", "outputs_of", "too_small"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class _AllReached(Exception):  # noqa: N818 - no error
 def outputs_of(model: nn.Module, layers: Sequence[str], x: Any) -> dict[str, Tensor]:
     """Outputs of layers of a model that calls each of them once; nothing that comes after the last is computed.
 
+    Only what the calling thread runs is recorded: others may run the same model at the same time.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -91,6 +96,8 @@ def outputs_of(model: nn.Module, layers: Sequence[str], x: Any) -> dict[str, Ten
 
     Raises
     ------
+    TooSmallError
+        If nothing of ``x`` is left before a layer.
     ValueError, TypeError
         If a layer is not used, or puts out something else than a tensor.
     """
@@ -104,17 +111,73 @@ def outputs_of(model: nn.Module, layers: Sequence[str], x: Any) -> dict[str, Ten
         if last:
             raise _AllReached
 
-    with contextlib.ExitStack() as hooks:
-        for name in set(layers):
-            module = model.get_submodule(name)
-            handle = module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-            hooks.callback(handle.remove)
-        try:
+    try:
+        with contextlib.ExitStack() as hooks:
+            for name in set(layers):
+                module = model.get_submodule(name)
+                hook = _of_this_thread(lambda _module, _inputs, output, name=name: note(name, output))
+                hooks.callback(module.register_forward_hook(hook).remove)
             model(x)
-        except _AllReached:
-            return found
+    except _AllReached:
+        return found
+    except RuntimeError as error:
+        small = too_small(model, x)
+        if small is None:
+            raise
+        raise small from error
     missing = min(set(layers) - set(found))
     raise ValueError(f"layer {missing!r} was not used in the forward pass of {type(model).__name__}")
+
+
+def _of_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that does nothing in other threads: hooks belong to the module, and every thread calls them."""
+    owner = threading.get_ident()
+
+    def called(*arguments: Any) -> None:
+        if threading.get_ident() == owner:
+            hook(*arguments)
+
+    return called
+
+
+def too_small(model: nn.Module, x: Tensor) -> TooSmallError | None:
+    """What to raise if a forward pass failed since a window no longer fits into what is left of a picture.
+
+    The pass is run again, up to the convolution or pooling at which it fails; None if it fails elsewhere.
+    """
+    entered: list[tuple[str, nn.Module, tuple[int, ...]]] = []
+
+    def note(name: str, module: nn.Module, inputs: Any) -> None:
+        entered[:] = [(name, module, tuple(inputs[0].shape))]
+
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if hasattr(module, "kernel_size"):
+                hook = _of_this_thread(lambda module, inputs, name=name: note(name, module, inputs))
+                hooks.callback(module.register_forward_pre_hook(hook).remove)
+        with contextlib.suppress(RuntimeError), torch.no_grad():
+            model(x)
+            return None
+    if not entered or not _is_larger(entered[0][1], entered[0][2]):
+        return None
+    name, module, shape = entered[0]
+    size = " x ".join(map(str, x.shape[2:]))
+    return TooSmallError(f"a picture of {size} pixels is too small: {type(module).__name__} {name!r} gets {shape}")
+
+
+def _is_larger(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the window of a convolution or pooling is larger than its padded input (N, C, ...)."""
+
+    def each(name: str, default: int) -> list[int]:
+        value = getattr(module, name, default)
+        return list(value) if isinstance(value, (tuple, list)) else [value] * len(places)
+
+    places = shape[2:]
+    if getattr(module, "padding", 0) == "same":
+        return 0 in places
+    padding = [0] * len(places) if getattr(module, "padding", 0) == "valid" else each("padding", 0)
+    windows = zip(places, padding, each("kernel_size", 1), each("dilation", 1), strict=True)
+    return any(place + 2 * pad < step * (size - 1) + 1 for place, pad, size, step in windows)
 
 
 def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None = None) -> Network:
@@ -187,8 +250,9 @@ def _read_state(path: Path, known: list[str]) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"weights can not be read from {path}: {str(error).splitlines()[0]}") from error
+        reason = getattr(error, "strerror", None) or "it is not a file of weights alone, as torch.save writes them"
+        raise ValueError(f"weights can not be read from {path}: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"weights must be a state dict of VGG-16, but {path} holds something else")
     return {key.removeprefix("module."): value for key, value in state.items()}

@@ -25,6 +25,12 @@ __all__ = ["read_image", "colors", "overlay", "heatmaps", "save_image", "smoothe
 
 Array = np.ndarray[Any, Any]
 
+#: Pixels of a picture at most; Pillow reads no larger ones.
+MOST_PIXELS = 2**27
+
+#: Standard deviations from which on a smoothed map is its mean, in sides of the map.
+FLAT = 10.0
+
 #: Share of the pixels of a map that a robust limit leaves within its colours.
 ROBUST = 0.995
 
@@ -216,7 +222,7 @@ def smoothed(relevance: Tensor, pixels: float) -> Tensor:
     ValueError
         If ``pixels`` is negative or not finite, or there are no maps.
     """
-    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import gaussian_filter1d
 
     if not 0 <= pixels < float("inf"):
         raise ValueError(f"pixels must be a finite number of at least 0, got {pixels}")
@@ -226,9 +232,13 @@ def smoothed(relevance: Tensor, pixels: float) -> Tensor:
         raise ValueError(f"relevance must have shape (..., H, W), got {tuple(relevance.shape)}")
     if not pixels:
         return relevance
-    widths = [0.0] * (relevance.ndim - 2) + [pixels, pixels]
-    blurred = gaussian_filter(relevance.detach().cpu().double().numpy(), widths, mode="reflect")
-    return torch.from_numpy(blurred).to(relevance)
+    blurred = relevance.detach().cpu().double().numpy()
+    for axis in (-2, -1):
+        if pixels > FLAT * blurred.shape[axis]:  # a Gaussian leaves less than 1e-200 of any wave
+            blurred = np.broadcast_to(blurred.mean(axis, keepdims=True), blurred.shape)
+        else:
+            blurred = gaussian_filter1d(blurred, pixels, axis, mode="reflect")
+    return torch.from_numpy(np.ascontiguousarray(blurred)).to(relevance)
 
 
 def save_image(path: str | PathLike[str], rgb: Array) -> None:
@@ -279,6 +289,8 @@ def _target(size: Any) -> tuple[int, int] | None:
         raise TypeError(f"size must be a whole number or (height, width), got {size!r}")
     if min(pair) < 1:
         raise ValueError(f"size must be at least 1, got {size!r}")
+    if int(pair[0]) * int(pair[1]) > MOST_PIXELS:
+        raise ValueError(f"size must have at most {MOST_PIXELS} pixels, got {size!r}")
     return int(pair[0]), int(pair[1])
 
 

@@ -71,8 +71,8 @@ def pull_back(centroids: Tensor, step: Affine, names: Sequence[str] | None = Non
 def coarse_column(center: Tensor, weight: Tensor, root: Tensor, dtype: torch.dtype) -> int | None:
     """The feature whose rounding confuses clusters, if numbers come in ``dtype``; None where all are told apart.
 
-    The pre-images of the centroids (of some hundred of them, if there are more) are rounded as inputs are, and have to be
-    nearest to themselves, by the arithmetic of the layer.
+    The pre-images of the centroids (of some hundred of them, if there are more) are rounded as inputs are, and have to
+    be nearest to themselves, by the arithmetic of the layer.
     """
     kind = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     some = torch.arange(0, len(root), max(1, -(-len(root) // LOOKED_AT)), device=root.device)

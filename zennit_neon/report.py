@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import warnings
 from dataclasses import dataclass
@@ -13,15 +12,30 @@ import numpy as np
 
 from . import plot
 from .explanation import Explanation
+from .safe import escaped, line, meta
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Report", "SUFFIXES"]
 
 #: Formats of a report with pictures.
 SUFFIXES = (".png", ".svg", ".pdf", ".html")
+
+#: The points that are shown of a cluster, and what is said of them.
+CLEAREST, CENTRAL = "clearest point", "point near the center"
+WHAT = {
+    CLEAREST: "Its clearest point, the one with the largest evidence (an extreme, not an average)",
+    CENTRAL: "A point near its center, the one nearest to the mean of the cluster in standardised columns",
+}
+
+#: Style of the page; it has no other, as its policy lets in none.
+STYLE = (
+    "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}img{max-width:100%}"
+    "td,th{padding:.2em .8em}td+td,th+th{text-align:right}h1,h2,td{overflow-wrap:anywhere}"
+)
 
 
 @dataclass
@@ -45,25 +59,26 @@ class Report:
     top: int = 5
 
     def rows(self, cluster: int) -> list[tuple[str, float, float, float]]:
-        """Name, share of the relevance, mean in the cluster and overall mean of its most relevant features."""
-        members = np.asarray(self.explanation.cluster) == cluster
+        """Name (in one safe line), share of the relevance, means in the cluster and overall of its main features."""
+        members = self.explanation.positions == cluster
         relevance = self.explanation.summary().iloc[cluster]
         shares = (relevance / relevance.sum()).sort_values(ascending=False).head(self.top)
         means = [self.frame.loc[members].mean(), self.frame.mean()]
         columns = [shares, *(mean[shares.index] for mean in means)]
         numbers = zip(*(column.tolist() for column in columns), strict=True)
-        return [(str(name), *row) for name, row in zip(shares.index, numbers, strict=True)]
+        return [(line(str(name)), *row) for name, row in zip(shares.index, numbers, strict=True)]
 
     def sizes(self) -> list[int]:
         """Points in each cluster."""
-        assigned = np.asarray(self.explanation.cluster)
+        assigned = self.explanation.positions
         return np.bincount(assigned[assigned >= 0], minlength=self.explanation.n_clusters).tolist()
 
     def heading(self, cluster: int) -> str:
         """Size and mean evidence of a cluster in one line."""
-        members = np.asarray(self.explanation.cluster) == cluster
+        members = self.explanation.positions == cluster
         mean = plot.number(float(self.explanation.evidence[members].mean()))
-        return f"cluster {cluster}: {int(members.sum())} of {len(members)} points, mean evidence {mean}"
+        name = self.explanation.labels[cluster]
+        return f"cluster {name}: {int(members.sum())} of {len(members)} points, mean evidence {mean}"
 
     def remarks(self) -> list[str]:
         """What is to be known of a clustering that is explained through its labels."""
@@ -84,9 +99,9 @@ class Report:
         """The table for the terminal."""
         width = max(len(plot.shorten(name)) for k in self._present() for name, *_ in self.rows(k))
         width = max(width, len("feature"))
-        lines = [self.title, *self.remarks()]
+        lines = [line(self.title), *map(line, self.remarks())]
         for cluster in self._present():
-            lines += ["", self.heading(cluster)]
+            lines += ["", line(self.heading(cluster))]
             lines.append(f"  {'feature':<{width}}  {'share':>6}  {'mean here':>10}  {'overall':>10}")
             for name, share, here, overall in self.rows(cluster):
                 numbers = f"{share:>6.0%}  {plot.number(here):>10}  {plot.number(overall):>10}"
@@ -109,19 +124,20 @@ class Report:
                 self.figure().savefig(path, format=suffix[1:], dpi=120)
 
     def figure(self) -> Figure:
-        """The heat map of all clusters, above the most typical point of each."""
+        """The heat map of all clusters, above two points of each: the clearest, and one near its center."""
         from matplotlib.figure import Figure
 
         width, height = self._map_size()
-        heights = [height, *[self._point_size()[1]] * ((len(self._present()) + 1) // 2)]
+        heights = [height, *[self._point_size()[1]] * len(self._present())]
         figure = Figure(figsize=(max(width, 14.0), sum(heights)), layout="constrained")
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         plot.clusters(self.explanation, ax=parts[0].subplots())
-        axes = [ax for part in parts[1:] for ax in part.subplots(1, 2)]
-        for ax, cluster in zip(axes, self._present(), strict=False):
-            plot.point(self.explanation, self.typical(cluster), ax=ax, max_features=self.top)
-        for ax in axes[len(self._present()) :]:
-            ax.set_axis_off()
+        for part, cluster in zip(parts[1:], self._present(), strict=True):
+            axes = part.subplots(1, 2)
+            for ax in axes[len(self.examples(cluster)) :]:
+                ax.set_axis_off()
+            for ax, (name, row) in zip(axes, self.examples(cluster), strict=False):
+                self._draw(ax, name, row)
         return figure
 
     def page(self) -> str:
@@ -132,21 +148,45 @@ class Report:
         plot.clusters(self.explanation, ax=overview.subplots())
         body = [_image(overview, "clusters by features")]
         for cluster in self._present():
-            picture = Figure(figsize=self._point_size(), layout="constrained")
-            plot.point(self.explanation, self.typical(cluster), ax=picture.subplots(), max_features=self.top)
-            body += [f"<h2>{html.escape(self.heading(cluster))}</h2>", self._html_table(cluster)]
-            body += ["<p>Its most typical point, the one with the largest evidence:</p>"]
-            body += [_image(picture, f"most typical point of cluster {cluster}")]
-        title = html.escape(self.title)
-        remarks = "".join(f"<p>{html.escape(line)}</p>" for line in self.remarks())
-        style = "body{font-family:sans-serif;max-width:60em;margin:2em auto}img{max-width:100%}td,th{padding:.2em .8em}"
-        head = f'<meta charset="utf-8"><title>{title}</title><style>{style} td+td,th+th{{text-align:right}}</style>'
-        return f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{remarks}{''.join(body)}</body></html>\n"
+            body += [f"<h2>{escaped(line(self.heading(cluster)))}</h2>", self._html_table(cluster)]
+            for name, row in self.examples(cluster):
+                picture = Figure(figsize=self._point_size(), layout="constrained")
+                self._draw(picture.subplots(), name, row)
+                body += [f"<p>{WHAT[name]}:</p>", _image(picture, f"{name} of cluster {cluster}")]
+        title = line(self.title)
+        remarks = "".join(f"<p>{escaped(line(remark))}</p>" for remark in self.remarks())
+        inside = f"<h1>{escaped(title)}</h1>{remarks}{''.join(body)}"
+        return (
+            f'<!DOCTYPE html>\n<html lang="en"><head>{meta(title, STYLE, pictures=True)}</head>\n'
+            f"<body>{inside}</body></html>\n"
+        )
 
-    def typical(self, cluster: int) -> int:
-        """Row of the point with the largest evidence for a cluster."""
-        members = np.asarray(self.explanation.cluster) == cluster
+    def examples(self, cluster: int) -> list[tuple[str, int]]:
+        """Name and row of the points to show of a cluster; one that is both the clearest and central is shown once."""
+        clearest, central = self.clearest(cluster), self.central(cluster)
+        return [(CLEAREST, clearest)] if clearest == central else [(CLEAREST, clearest), (CENTRAL, central)]
+
+    def clearest(self, cluster: int) -> int:
+        """Row of the point of a cluster with the largest evidence for it: an extreme, far from all other clusters."""
+        members = self.explanation.positions == cluster
         return int(np.where(members, self.explanation.evidence, -np.inf).argmax())
+
+    def central(self, cluster: int) -> int:
+        """Row of the point of a cluster that is nearest to its mean, with columns standardised as for the clustering.
+
+        Evidence does not tell what is usual in a cluster, as it grows with the distance to the others; the mean does,
+        and a row beside it has values that occur together.
+        """
+        members = np.flatnonzero(self.explanation.positions == cluster)
+        values = self.frame.to_numpy(np.float64)
+        spread = values.std(0)
+        points = (values[members] - values.mean(0)) / np.where(spread > 0, spread, 1)
+        return int(members[((points - points.mean(0)) ** 2).sum(1).argmin()])
+
+    def _draw(self, ax: Axes, name: str, row: int) -> None:
+        """A point under what it stands for."""
+        plot.point(self.explanation, row, ax=ax, max_features=self.top)
+        ax.set_title(f"{name}: {ax.get_title()}", parse_math=False)
 
     def _present(self) -> list[int]:
         return [cluster for cluster, size in enumerate(self.sizes()) if size]
@@ -156,11 +196,11 @@ class Report:
         return plot.clusters_size(self.explanation.n_clusters, names)
 
     def _point_size(self) -> tuple[float, float]:
-        return 7.0, 1.5 + 0.3 * (self.top + 1)
+        return 7.0, 1.5 + 0.3 * (min(self.top, self.frame.shape[1]) + 1)
 
     def _html_table(self, cluster: int) -> str:
         cells = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{share:.0%}</td><td>{plot.number(here)}</td>"
+            f"<tr><td><bdi>{escaped(name)}</bdi></td><td>{share:.0%}</td><td>{plot.number(here)}</td>"
             f"<td>{plot.number(overall)}</td><td>{_level(here, overall)}</td></tr>"
             for name, share, here, overall in self.rows(cluster)
         )
@@ -176,4 +216,4 @@ def _image(figure: Figure, description: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{escaped(description)}" src="data:image/png;base64,{data}">'

@@ -47,11 +47,11 @@ class _Source(abc.ABC):
 class _Array(_Source):
     """A dense array, or what turns itself into one."""
 
-    def __init__(self, X: Any):
+    def __init__(self, X: Any, name: str):
         self.X = X
-        self.array = as_array(X, "X")
+        self.array = as_array(X, name)
         if self.array.dtype.kind not in "fiub":
-            raise TypeError(f"X must hold numbers, got an array of {self.array.dtype}")
+            raise TypeError(f"{name} must hold numbers, got an array of {self.array.dtype}")
         self.shape, self.dtype = self.array.shape, _float_type(self.array.dtype)
 
     def rows(self, start: int, stop: int) -> Array:
@@ -61,11 +61,11 @@ class _Array(_Source):
 class _Tensor(_Source):
     """A tensor of torch, on any device."""
 
-    def __init__(self, X: Tensor):
+    def __init__(self, X: Tensor, name: str):
         if X.layout != torch.strided:
-            raise TypeError(f"X must be a dense tensor, got one of {X.layout}; pass X.to_dense()")
+            raise TypeError(f"{name} must be a dense tensor, got one of {X.layout}; pass {name}.to_dense()")
         if not X.dtype.is_floating_point:
-            raise TypeError(f"X must be a floating point tensor, got {X.dtype}; call X.float() first")
+            raise TypeError(f"{name} must be a floating point tensor, got {X.dtype}; call {name}.float() first")
         self.X, self.shape = X.detach(), tuple(X.shape)
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -79,10 +79,12 @@ class _Tensor(_Source):
 class _Sparse(_Source):
     """A sparse matrix: some rows at a time are dense, never all of them."""
 
-    def __init__(self, X: Any):
+    def __init__(self, X: Any, name: str):
         self.X, self.shape = X, tuple(X.shape)
         if X.ndim != 2 or X.dtype.kind not in "fiub":
-            raise TypeError(f"X must hold numbers of shape (N, d), got a sparse array of {X.dtype} and shape {X.shape}")
+            raise TypeError(
+                f"{name} must hold numbers of shape (N, d), got a sparse array of {X.dtype} and shape {X.shape}"
+            )
         self.matrix, self.dtype = X.tocsr(), _float_type(X.dtype)
 
     def rows(self, start: int, stop: int) -> Array:
@@ -92,10 +94,10 @@ class _Sparse(_Source):
 class _Frame(_Source):
     """A DataFrame of pandas; nullable, sparse and Arrow columns are numbers as well."""
 
-    def __init__(self, X: Any):
+    def __init__(self, X: Any, name: str):
         text = _text(X)
         if text:
-            raise TypeError(f"X must hold numbers, but its columns {text} do not; drop or encode them")
+            raise TypeError(f"{name} must hold numbers, but its columns {text} do not; drop or encode them")
         self.X, self.shape, self.names, self.index = X, tuple(X.shape), [str(c) for c in X.columns], X.index
         kinds = [getattr(kind, "subtype", getattr(kind, "numpy_dtype", kind)) for kind in X.dtypes]
         self.dtype = _float_type(np.result_type(*kinds)) if kinds else np.dtype(np.float64)
@@ -113,11 +115,11 @@ class _Frame(_Source):
 class _Polars(_Source):
     """A DataFrame of polars; null is NaN."""
 
-    def __init__(self, X: Any):
+    def __init__(self, X: Any, name: str):
         polars = sys.modules["polars"]
         text = [name for name, kind in X.schema.items() if not (kind.is_numeric() or kind == polars.Boolean)]
         if text:
-            raise TypeError(f"X must hold numbers, but its columns {text} do not; drop or encode them")
+            raise TypeError(f"{name} must hold numbers, but its columns {text} do not; drop or encode them")
         single = bool(X.width) and all(kind == polars.Float32 for kind in X.schema.values())
         self.kind = polars.Float32 if single else polars.Float64
         self.X, self.shape, self.names = X, (X.height, X.width), list(X.columns)
@@ -133,12 +135,12 @@ class _Polars(_Source):
 class _Arrow(_Source):
     """A Table or RecordBatch of Arrow; null is NaN."""
 
-    def __init__(self, X: Any):
+    def __init__(self, X: Any, name: str):
         self.types = sys.modules["pyarrow"].types
         self.float = sys.modules["pyarrow"].float64()
         text = [name for name, kind in zip(X.schema.names, X.schema.types, strict=True) if not self._is_number(kind)]
         if text:
-            raise TypeError(f"X must hold numbers, but its columns {text} do not; drop or encode them")
+            raise TypeError(f"{name} must hold numbers, but its columns {text} do not; drop or encode them")
         self.X, self.shape, self.names = X, (X.num_rows, X.num_columns), list(X.schema.names)
         single = bool(self.names) and all(self.types.is_float32(kind) for kind in X.schema.types)
         self.dtype = np.dtype(np.float32 if single else np.float64)
@@ -168,19 +170,19 @@ def _copied(column: Any) -> dict[str, bool]:
     return {} if hasattr(column, "chunks") else {"zero_copy_only": False}
 
 
-def _source(X: Any) -> _Source:
+def _source(X: Any, name: str = "X") -> _Source:
     if isinstance(X, Tensor):
-        return _Tensor(X)
+        return _Tensor(X, name)
     pandas, polars, pyarrow = (sys.modules.get(name) for name in ("pandas", "polars", "pyarrow"))
     if pandas is not None and isinstance(X, pandas.DataFrame):
-        return _Frame(X)
+        return _Frame(X, name)
     if polars is not None and isinstance(X, polars.DataFrame):
-        return _Polars(X)
+        return _Polars(X, name)
     if polars is not None and isinstance(X, polars.LazyFrame):
-        raise TypeError("X must be a table of numbers, got a polars LazyFrame; pass X.collect()")
+        raise TypeError(f"{name} must be a table of numbers, got a polars LazyFrame; pass {name}.collect()")
     if pyarrow is not None and isinstance(X, (pyarrow.Table, pyarrow.RecordBatch)):
-        return _Arrow(X)
-    return _Sparse(X) if is_sparse(X) else _Array(X)
+        return _Arrow(X, name)
+    return _Sparse(X, name) if is_sparse(X) else _Array(X, name)
 
 
 class Table:
@@ -192,6 +194,8 @@ class Table:
         Integers are read as float64, except in tensors, where they are refused. Missing values are read as NaN.
     ignored : ndarray of bool, shape (N,), optional
         Rows that do not count: they are read as copies of one that does, so that what is missing in them does no harm.
+    name : str
+        Of the argument, for messages.
 
     Raises
     ------
@@ -199,12 +203,13 @@ class Table:
         That name X, what was expected and what came.
     """
 
-    def __init__(self, X: Any, ignored: Array | None = None):
-        self._take(_source(X))
+    def __init__(self, X: Any, ignored: Array | None = None, name: str = "X"):
+        self.name = name
+        self._take(_source(X, name))
         if len(self.shape) < 2:
-            raise ValueError(f"X must have shape (N, d), got {self.shape}; a single point x is X = x[None]")
+            raise ValueError(f"{name} must have shape (N, d), got {self.shape}; a single point x is x[None]")
         if self.shape[1] == 0:
-            raise ValueError(f"X has no columns, got shape {self.shape}")
+            raise ValueError(f"{name} has no columns, got shape {self.shape}")
         self.ignored = ignored
         if ignored is not None and ignored.any() and not ignored.all():
             self._stand_in = int(np.flatnonzero(~ignored)[0])
@@ -244,7 +249,9 @@ class Table:
     def check_width(self, n_features: int) -> None:
         """Refuse X unless it has ``n_features`` features."""
         if self.shape[1] != n_features:
-            raise ValueError(f"X has {self.shape[1]} features, but {n_features} were expected (shape {self.shape})")
+            raise ValueError(
+                f"{self.name} has {self.shape[1]} features, but {n_features} were expected (shape {self.shape})"
+            )
 
     def check_names(self, names: Sequence[str] | None) -> None:
         """Refuse a table whose columns are not ``names``, in this order."""
@@ -252,7 +259,9 @@ class Table:
             return
         same = sorted(self.names) == sorted(str(name) for name in names)
         hint = ": the same in another order; select them in that of the fit" if same else ""
-        raise ValueError(f"X has the columns {self.names}, but the clustering was fitted on {list(names)}{hint}")
+        raise ValueError(
+            f"{self.name} has the columns {self.names}, but the clustering was fitted on {list(names)}{hint}"
+        )
 
     def read(self, start: int, stop: int, like: Tensor | None = None, cast: bool = False) -> Tensor:
         """Points from ``start`` to ``stop``; a tensor stays on its device unless ``cast`` to be like ``like``."""
@@ -298,7 +307,7 @@ class Table:
         """Return what was computed from the batch at ``place`` if it is finite, else ``ValueError``."""
         if not is_finite(values):
             batch = self.read(place.start, place.stop)
-            raise ValueError(complaint("X", batch, values.dtype, place.start, self.read_names))
+            raise ValueError(complaint(self.name, batch, values.dtype, place.start, self.read_names))
         return values
 
     @property
@@ -332,11 +341,10 @@ class Columns(Table):
     """
 
     def __init__(self, X: Any, encoding: Any):
-        self.encoding = encoding
+        self.encoding, self.name, self.ignored = encoding, "X", None
         if not holds_text(X):
             super().__init__(X)
             return
-        self.ignored = None
         self._take(_Text(X))
 
     @property

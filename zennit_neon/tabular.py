@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import secrets
+import stat
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["check_output", "read_table", "select", "write"]
+__all__ = ["check_file", "check_output", "listed", "read_table", "select", "write", "write_table"]
 
 #: Names that are listed in a message before it says how many more there are.
 LISTED = 6
@@ -32,8 +34,10 @@ def read_table(
     drop : sequence of str
         Columns to leave out.
     index : str, optional
-        Column with the names of the rows.
+        Column with the names of the rows, which are read as they are written: neither ``00501`` nor ``1.10`` is a
+        number, ``NA`` and nothing at all are names like others, and several rows may have the same name.
     separator : str
+        One character of ASCII.
 
     Returns
     -------
@@ -45,7 +49,9 @@ def read_table(
     ValueError
         With one sentence that says what is wrong with the file and what would help.
     """
-    return select(_read(Path(path), separator), str(path), drop=drop, index=index)
+    if len(separator) != 1 or not separator.isascii() or separator in '"\r\n\0':
+        raise ValueError(f"separator must be one character of ASCII, no quote or end of line, got {separator!r}")
+    return select(_read(Path(path), separator, index), str(path), drop=drop, index=index)
 
 
 def select(
@@ -59,43 +65,97 @@ def select(
     if index is not None and index in drop:
         raise ValueError(f"column {index!r} can not be both --index and --drop")
     frame = frame.drop(columns=list(drop))
-    frame = frame if index is None else frame.set_index(index)
+    if index is not None:
+        frame = frame.set_index(index)
     _check_names(source, [str(name) for name in frame.columns], len(columns))
     _check_content(source, frame)
     return frame.astype({name: float for name in frame.columns if frame[name].dtype == bool})
+
+
+def check_file(path: str | Path, name: str = "") -> Path:
+    """A path to a regular file that can be read, or ``ValueError`` with one sentence that begins with ``name``."""
+    path = Path(path)
+    name = f"{name} " if name else ""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise ValueError(f"{name}{path} does not exist") from None
+    except (OSError, ValueError) as error:  # of names that no file can have, too
+        raise ValueError(f"{name}{path} can not be read: {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{name}{path} is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{name}{path} is not a regular file; write what it gives to one first")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{name}{path} can not be read: permission denied")
+    return path
 
 
 def check_output(path: str | Path | None, force: bool) -> None:
     """``ValueError`` if a file can not be written there, or exists and ``force`` is not set."""
     if path is None:
         return
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a file to write to")
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist")
-    if path.exists() and not path.is_file():
+    try:
+        _check_output(Path(os.path.realpath(path)), Path(path), force)
+    except OSError as error:
+        raise ValueError(f"{path} can not be written: {error.strerror}") from None
+
+
+def _check_output(target: Path, path: Path, force: bool) -> None:
+    """The same for the file that a path leads to; messages tell the path as it was given."""
+    if not path.name or target.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder, not a file to write to")
+    if not target.parent.is_dir():
+        raise ValueError(f"the folder {target.parent} does not exist")
+    if target.is_symlink():
+        raise ValueError(f"{path} is a link that leads nowhere")
+    exists = stat.S_IFMT(target.stat().st_mode) if target.exists() else 0
+    if exists and exists != stat.S_IFREG:
         raise ValueError(f"{path} is not a regular file")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"the folder {path.parent} can not be written to")
-    if path.exists() and not force:
+    if not os.access(target.parent, os.W_OK):
+        raise ValueError(f"the folder {target.parent} can not be written to")
+    if exists and not force:
         raise ValueError(f"{path} exists; use --force to overwrite it")
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(target)  # refuses names that are too long
 
 
 def write(path: str | Path, content: Callable[[str], object]) -> None:
-    """Call ``content`` with a temporary file, and move that into place once it is complete."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
+    """Call ``content`` with a temporary file, and move that into place once it is complete.
+
+    A file that was there keeps its permissions, and a symbolic link stays one: what it leads to is written.
+    """
+    target = Path(os.path.realpath(path))
+    name = target.parent / f".neon-{secrets.token_hex(8)}{target.suffix}"
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what the user's mask takes away
     try:
-        content(name)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp gives files to their owner alone
-        os.replace(name, path)
+        content(str(name))
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(name, stat.S_IMODE(target.stat().st_mode))
+        os.replace(name, target)
     except BaseException:
         os.unlink(name)
         raise
+
+
+def write_table(path: str | Path, frame: pandas.DataFrame, index: bool) -> None:
+    """Write a CSV file; the names of rows come out as they are, and so does the index's own.
+
+    Where the index has the name of a column, the column gets an underscore behind its name.
+    """
+    import csv
+
+    name = str(frame.index.name) if index else None
+    while name in (taken := [str(column) for column in frame.columns]):
+        free = name
+        while free in (name, *taken):
+            free += "_"
+        frame = frame.rename(columns={name: free})
+    # pandas leaves a CR without quotes, and then it ends the line
+    words = [value for _, column in frame.items() if column.dtype.kind not in "fiub" for value in column]
+    text = [*frame.columns, *(frame.index if index else ()), *words]
+    rule: Any = csv.QUOTE_NONNUMERIC if any("\r" in str(value) for value in text) else csv.QUOTE_MINIMAL
+    write(path, lambda file: frame.to_csv(file, index=index, quoting=rule, errors="surrogateescape"))
 
 
 def listed(names: Sequence[object]) -> str:
@@ -104,22 +164,24 @@ def listed(names: Sequence[object]) -> str:
     return shown if len(names) <= LISTED else f"{shown} and {len(names) - LISTED} more"
 
 
-def _read(path: Path, separator: str) -> pandas.DataFrame:
+def _read(path: Path, separator: str, index: str | None) -> pandas.DataFrame:
     import pandas
 
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a CSV file")
+    check_file(path)
     try:
         with open(path, "rb") as file:
             if b"\x00" in file.read(2**16):
                 raise ValueError(f"{path} is not a text file in UTF-8")
         first = pandas.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
+        header = [str(name) for name in first.iloc[0]]
+        _check_header(path, header, separator)
         with warnings.catch_warnings():
             # without this, pandas takes the first column as index where rows are longer than the header
             warnings.simplefilter("error", pandas.errors.ParserWarning)
-            frame = pandas.read_csv(path, sep=separator, index_col=False)
+            names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+            # what a converter gives back stays as it is: no numbers, no missing values
+            as_written = {names.index(index): str} if index in names else None
+            frame = pandas.read_csv(path, sep=separator, index_col=False, converters=as_written)
     except pandas.errors.EmptyDataError:
         raise ValueError(f"{path} is empty") from None
     except UnicodeDecodeError:
@@ -128,7 +190,6 @@ def _read(path: Path, separator: str) -> pandas.DataFrame:
         raise ValueError(f"{path} has rows with more values than its header has names") from None
     except (OSError, pandas.errors.ParserError) as error:
         raise ValueError(f"{path} can not be read as CSV: {str(error).strip()}") from None
-    _check_header(path, [str(name) for name in first.iloc[0]], separator)
     if not len(frame):
         raise ValueError(f"{path} has a header but no rows")
     return frame

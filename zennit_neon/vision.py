@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 from .attribution import ClusterGradient
 from .composites import Neon, NeonVGG
+from .exceptions import TooFewClustersError
 from .guard import evaluating
 from .heads import NeuralizedKMeans
 from .layer import UnitNorm
-from .network import Network, load_vgg16, outputs_of
+from .layout import FeaturesFirst, axis_of, checked_layout, followed
+from .network import Network, load_vgg16, outputs_of, too_small
 from .picture import heatmaps, smoothed
 
 if TYPE_CHECKING:
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Network",
     "PictureExplanation",
-    "TooFewClustersError",
     "Until",
     "cluster_features",
     "explain_picture",
@@ -72,10 +74,6 @@ class Until(nn.Module):
         return outputs_of(self.model, [self.layer], x)[self.layer]
 
 
-class TooFewClustersError(ValueError):
-    """There are fewer different features than clusters were asked for."""
-
-
 def _trunk(model: nn.Module, layer: str) -> nn.Module:
     """The part of a model up to a layer; of a chain of layers, that part and nothing else."""
     if not layer or layer not in dict(model.named_modules()):
@@ -99,6 +97,7 @@ def cluster_features(
     n_clusters: int = 8,
     *,
     random_state: Any = 0,
+    layout: str | None = None,
     normalize: bool = True,
     beta: float | None = None,
     max_points: int = MAX_POINTS,
@@ -120,6 +119,10 @@ def cluster_features(
     n_clusters : int
     random_state : int, numpy.random.RandomState or None
         Seed of the sample and of k-means.
+    layout : {"channels_first", "channels_last", "tokens"}, optional
+        Where the layer puts its features: (N, C, ...) as convolutions do, (N, H, W, C) as Swin transformers do, or
+        (N, T, C) as vision transformers do. If not given, it is found out in the pass of the first image, from the
+        layers that ran and from what moved the axes after them.
     normalize : bool
         Scale points to unit norm first, as both papers do.
     beta : float, optional
@@ -136,15 +139,17 @@ def cluster_features(
     -------
     torch.nn.Sequential
         ``trunk``, ``norm`` and ``head``: from images to the evidence (N, K, H', W') of each cluster at each location.
-        The trunk consists of the model's own modules.
+        The trunk consists of the model's own modules; where features come last, it ends in
+        :class:`~zennit_neon.layout.FeaturesFirst`, and the evidence of tokens is (N, K, T).
 
     Raises
     ------
     ValueError
-        No such layer, no images, NaN, fewer different points than clusters.
+        No such layer, no images, images that are too small for it, NaN, fewer different points than clusters; or it is
+        not clear where the layer puts its features, and ``layout`` is not given.
     """
-    if isinstance(layer, int):
-        layer = layer_of_block(model, layer)
+    model = cast(nn.Module, model._modules.get("_orig_mod", model))  # compiled: what is added to that never runs
+    layer = layer_of_block(model, layer) if isinstance(layer, int) else layer.removeprefix("_orig_mod.")
     if n_clusters < 2:
         raise ValueError(f"n_clusters must be at least 2, got {n_clusters}")
     if max_points < n_clusters:
@@ -154,7 +159,11 @@ def cluster_features(
     random = check_random_state(random_state)
     trunk = _trunk(model, layer)
     norm: nn.Module = UnitNorm() if normalize else nn.Identity()
-    points = _sample(nn.Sequential(trunk, norm), images, max_points, random, progress)
+    with evaluating(trunk), torch.no_grad():
+        layout, maps = _maps(trunk, images, checked_layout(layout), progress)
+        points = _sample((norm(found) for found in maps), max_points, random)
+    if layout != "channels_first":
+        trunk = nn.Sequential(trunk, FeaturesFirst())
     head = NeuralizedKMeans(_kmeans(points, n_clusters, n_init, random), beta=beta)
     if beta is None:
         head.calibrate(points)
@@ -187,32 +196,58 @@ def _kmeans(points: Tensor, n_clusters: int, n_init: int, random: Any) -> np.nda
     return centers
 
 
-def _sample(features: nn.Module, images: Tensor | Iterable[Tensor], most: int, random: Any, progress: bool) -> Tensor:
-    """A uniform sample of the points (M, d) of all images, in one pass: those with the smallest of random keys."""
+def _maps(
+    trunk: nn.Module, images: Tensor | Iterable[Tensor], layout: str | None, progress: bool
+) -> tuple[str, Iterator[Tensor]]:
+    """The layout of what a trunk puts out, and that of each image, with features along dimension 1."""
     from tqdm.auto import tqdm
 
+    state = [*trunk.parameters(), *trunk.buffers()]
+    like = next((value for value in state if value.dtype.is_floating_point), None)
+    batches = (image if like is None else image.to(like) for image in _one_by_one(images))
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("images must hold at least one image")
+    output, found = (_output(trunk, first), layout) if layout else _output(trunk, first, followed)
+    outputs = itertools.chain([output], (_output(trunk, image) for image in batches))
+    shown = tqdm(outputs, desc="features", unit="images", disable=not progress)
+    return found, (_features_first(output, found) for output in shown)
+
+
+def _output(trunk: nn.Module, image: Tensor, run: Any = nn.Module.__call__) -> Any:
+    """What a trunk makes of an image (1, ...), or ``TooSmallError`` if nothing of that is left on the way."""
+    try:
+        return run(trunk, image)
+    except RuntimeError as error:
+        small = too_small(trunk, image)
+        if small is None:
+            raise
+        raise small from error
+
+
+def _features_first(output: Tensor, layout: str) -> Tensor:
+    """Output of one image, with features along dimension 1."""
+    shape = tuple(output.shape)
+    if len(shape) < 2 or shape[0] != 1:
+        raise ValueError(f"the layer must put out features (N, C, ...) of N images, but of one it puts out {shape}")
+    return output.movedim(axis_of(layout, shape), 1)
+
+
+def _sample(maps: Iterable[Tensor], most: int, random: Any) -> Tensor:
+    """A uniform sample of the points (M, d) of all images, in one pass: those with the smallest of random keys."""
     kept: list[Tensor] = []
     keys: list[np.ndarray[Any, Any]] = []
     held = 0
-    state = [*features.parameters(), *features.buffers()]
-    like = next((value for value in state if value.dtype.is_floating_point), None)
-    batches = _one_by_one(images)
-    with evaluating(features), torch.no_grad():
-        for image in tqdm(batches, desc="features", unit="images", disable=not progress):
-            found = features(image if like is None else image.to(like))
-            if found.ndim < 2:
-                raise ValueError(f"the layer must put out features (N, C, ...), got {tuple(found.shape)}")
-            rows = found.movedim(1, -1).flatten(0, -2).float().cpu()
-            if not bool(torch.isfinite(rows).all()):
-                raise ValueError("images must be finite, and so must their features, but some are NaN or infinite")
-            kept.append(rows)
-            keys.append(random.random_sample(len(rows)))
-            held += len(rows)
-            if held > 1.25 * most:  # not for each image, as it copies the sample
-                kept, keys = _smallest(kept, keys, most)
-                held = most
-    if not held:
-        raise ValueError("images must hold at least one image")
+    for found in maps:
+        rows = found.movedim(1, -1).flatten(0, -2).float().cpu()
+        if not bool(torch.isfinite(rows).all()):
+            raise ValueError("images must be finite, and so must their features, but some are NaN or infinite")
+        kept.append(rows)
+        keys.append(random.random_sample(len(rows)))
+        held += len(rows)
+        if held > 1.25 * most:  # not for each image, as it copies the sample
+            kept, keys = _smallest(kept, keys, most)
+            held = most
     return _smallest(kept, keys, most)[0][0]
 
 
@@ -236,7 +271,8 @@ def _one_by_one(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
             kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
             raise TypeError(f"images must be floating point tensors, got {kind}")
-        yield from (part[None] if part.ndim == 3 else part).split(1)
+        part = part[None] if part.ndim == 3 else part
+        yield from part.split(1) if len(part) else ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)

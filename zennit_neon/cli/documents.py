@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .sentences import SENTENCES
@@ -46,7 +47,7 @@ def read_documents(source: str | None, progress: bool = False) -> tuple[list[str
         raise ValueError(f"{path} does not exist")
     if not texts:
         raise ValueError(f"{path} has no {'files' if path.is_dir() else 'lines with text'}")
-    return names, texts, path.resolve().name
+    return names, texts, Path(os.path.realpath(path)).name
 
 
 def _folder(folder: Path, progress: bool) -> tuple[list[str], list[str]]:

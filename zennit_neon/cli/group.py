@@ -1,16 +1,24 @@
-"""What all commands share: errors in one line, and checks of files."""
+"""What all commands share: errors in one line, ranges of numbers, and checks of files."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["PICTURES", "check_different", "main", "suffix_of"]
+from ..safe import line
+
+__all__ = ["COUNT", "PICTURES", "Finite", "check_different", "main", "running", "suffix_of", "tell"]
+
+#: Numbers of things: at least one, and no more than anyone could wait for.
+COUNT = click.IntRange(1, 1_000_000)
 
 #: Kinds of files that matplotlib draws into.
 PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
@@ -25,20 +33,31 @@ class _OneLine(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # the reader has seen enough
-        except (ValueError, TypeError, OSError) as error:
+        except OSError as error:
+            known = error.filename is not None and error.strerror is not None
+            raise click.ClickException(f"{error.filename}: {error.strerror}" if known else str(error)) from error
+        except (ValueError, TypeError) as error:
             raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            reason = str(error) or "use less data, or smaller sizes"
+            raise click.ClickException(f"not enough memory: {reason}") from error
+        except ModuleNotFoundError as error:
+            raise click.ClickException(f"{error.name} is not installed: pip install 'zennit-neon[cli]'") from error
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **keywords: Any) -> Any:  # type: ignore[override]
         """Run a command."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **keywords)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
         try:
             result = super().main(args, standalone_mode=False, **keywords)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             sys.exit(0)
         except click.ClickException as error:
-            click.echo(f"Error: {' '.join(error.format_message().split())}", err=True)
+            tell(f"Error: {error.format_message()}")
             sys.exit(2)
         except click.Abort:
             click.echo("Aborted.", err=True)
@@ -50,6 +69,32 @@ class _OneLine(click.Group):
 @click.version_option(package_name="zennit-neon")
 def main() -> None:
     """Tell why a point is in its cluster."""
+
+
+class Finite(click.FloatRange):
+    """A range of numbers, without NaN and infinity, which are in every range of click's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or click's error."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def tell(message: str) -> None:
+    """One line on stderr; nothing in it is obeyed by the terminal."""
+    click.echo(line(message), err=True)
+
+
+@contextlib.contextmanager
+def running(what: str, advice: str) -> Iterator[None]:
+    """Turn what torch says when a network fails, or finds no memory, into a ``ValueError`` with advice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{what}: {reason}; {advice}") from error
 
 
 def suffix_of(name: str, path: str, allowed: Sequence[str] = PICTURES) -> str:
@@ -66,7 +111,7 @@ def suffix_of(name: str, path: str, allowed: Sequence[str] = PICTURES) -> str:
 
 def check_different(files: dict[str, str | None]) -> None:
     """``ValueError`` if two of the files are the same."""
-    given = [(name, Path(path)) for name, path in files.items() if path is not None]
+    given = [(name, path) for name, path in files.items() if path is not None]
     for (one, path), (other, second) in itertools.combinations(given, 2):
-        if path.resolve() == second.resolve():
+        if os.path.realpath(path) == os.path.realpath(second):
             raise ValueError(f"{one} and {other} are the same file, {second}")

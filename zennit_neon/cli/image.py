@@ -9,9 +9,13 @@ from typing import Any
 
 import click
 
-from .group import check_different, suffix_of
+from ..safe import line
+from .group import Finite, check_different, running, suffix_of, tell
 
 __all__ = ["feeds_pictures", "image", "size_of"]
+
+#: Digits of a side of a picture at most.
+LONGEST_SIDE = 5
 
 #: Options of all commands that feed pictures to VGG-16.
 _OPTIONS = [
@@ -49,11 +53,9 @@ def feeds_pictures(command: Any) -> Any:
 @feeds_pictures
 @click.option("--beta", type=float, metavar="B", help="Stiffness; by Eq. 3 of the paper if not given.")
 @click.option(
-    "--flat", default=0, show_default=True, type=click.IntRange(0), metavar="N", help="Blocks with the flat rule."
+    "--flat", default=0, show_default=True, type=click.IntRange(0, 100), metavar="N", help="Blocks with the flat rule."
 )
-@click.option(
-    "--smooth", default=0.0, show_default=True, type=click.FloatRange(0), metavar="P", help="Smooth by P pixels."
-)
+@click.option("--smooth", default=0.0, show_default=True, type=Finite(0), metavar="P", help="Smooth by P pixels.")
 @click.option("--overlay", is_flag=True, help="Draw heatmaps over the picture in grey.")
 @click.option("--cmap", default="bwr", show_default=True, metavar="NAME", help="Colour map of Zennit or matplotlib.")
 @click.option("--out", required=True, metavar="FILE", help="Write the heatmaps: .png, .jpg, .svg or .pdf.")
@@ -93,7 +95,7 @@ def _image(
     from ..composites import NeonVGG
     from ..functional import check_beta
     from ..picture import colors, read_image
-    from ..tabular import check_output, write
+    from ..tabular import check_file, check_output, write
     from ..vision import explain_picture, load_vgg16
 
     if block is not None and layer is not None:
@@ -104,29 +106,31 @@ def _image(
     check_output(npz, force)
     check_beta(beta)
     colors(np.zeros((1, 1)), cmap)  # a wrong name is told before the work
-    pixels = read_image(picture, size_of(size))
+    pixels = read_image(check_file(picture), size_of(size))
     network = load_vgg16(weights, normalization)
-    found = explain_picture(
-        pixels,
-        network,
-        layer if layer is not None else 3 if block is None else block,
-        clusters,
-        random_state=seed,
-        composite=NeonVGG(network.low, network.high, flat=flat),
-        beta=beta,
-        progress=sys.stderr.isatty(),
-    )
-    click.echo(f"{Path(picture).name}, {tuple(pixels.shape[1:])} pixels, {found.layer}, {clusters} clusters")
+    what = f"the network fails for {pixels.shape[1]} x {pixels.shape[2]} pixels"
+    with running(what, "try a smaller --size"):
+        found = explain_picture(
+            pixels,
+            network,
+            layer if layer is not None else 3 if block is None else block,
+            clusters,
+            random_state=seed,
+            composite=NeonVGG(network.low, network.high, flat=flat),
+            beta=beta,
+            progress=sys.stderr.isatty(),
+        )
+    click.echo(line(f"{Path(picture).name}, {tuple(pixels.shape[1:])} pixels, {found.layer}, {clusters} clusters"))
     click.echo("cluster  locations  positive evidence  arrives at pixels")
     for k, (share, positive, kept) in enumerate(zip(found.sizes, found.positive, found.kept, strict=True)):
         click.echo(f"{k:7d}  {float(share):9.1%}  {float(positive):17.4g}  {float(kept):17.1%}")
     figure, _ = found.plot(smooth, cmap=cmap, on_image=overlay)
     write(out, lambda path: figure.savefig(path, dpi=150, format=suffix[1:]))
-    click.echo(f"wrote {out}", err=True)
+    tell(f"wrote {out}")
     if npz is not None:
         arrays = {"evidence": found.evidence.numpy(), "relevance": found.relevance.numpy()}
         write(npz, lambda path: _save_arrays(path, arrays))
-        click.echo(f"wrote {npz}", err=True)
+        tell(f"wrote {npz}")
 
 
 def _save_arrays(path: Any, arrays: dict[str, Any]) -> None:
@@ -140,7 +144,10 @@ def size_of(text: str) -> int | tuple[int, int] | None:
     """A size of pictures: ``448``, ``320x448`` (height first) or ``own``."""
     if text == "own":
         return None
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    found = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text)
     if found is None:
         raise ValueError(f"--size must be a number, HEIGHTxWIDTH or 'own', got {text!r}")
+    sides = [side for side in found.groups() if side is not None]
+    if not all(1 <= len(side.lstrip("0")) <= LONGEST_SIDE for side in sides):
+        raise ValueError(f"--size must be from 1 to {10**LONGEST_SIDE - 1} pixels, got {text!r}")
     return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..fitting import MODELS
-from .group import PICTURES, check_different, suffix_of
+from ..safe import line
+from .group import COUNT, PICTURES, Finite, check_different, suffix_of, tell
 
 if TYPE_CHECKING:
     import pandas
@@ -33,18 +35,18 @@ _OPTIONS = [
     click.option(
         "--clusters", type=int, metavar="K", help="Number of clusters; by the elbow of the inertia if not given."
     ),
-    click.option("--eps", type=float, metavar="R", help="Radius of dbscan; by the knee of the distances if not given."),
+    click.option("--eps", type=Finite(), metavar="R", help="Radius of dbscan; by the knee of distances if not given."),
     click.option(
         "--min-samples",
         default=5,
         show_default=True,
-        type=click.IntRange(1),
+        type=COUNT,
         metavar="N",
         help="Neighbours that make a core point (dbscan, hdbscan).",
     ),
     click.option(
         "--min-cluster-size",
-        type=click.IntRange(2),
+        type=click.IntRange(2, 1_000_000),
         metavar="N",
         help="Of hdbscan; a fiftieth of the rows if not given.",
     ),
@@ -52,7 +54,7 @@ _OPTIONS = [
         "--support",
         default=20,
         show_default=True,
-        type=click.IntRange(1),
+        type=COUNT,
         metavar="P",
         help="Support vectors of a cluster, where clusters have any.",
     ),
@@ -82,11 +84,11 @@ def _clusters_a_table(command: Any) -> Any:
     "--min-fidelity",
     default=0.9,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     metavar="F",
     help="Warn if fewer of the labels are found again.",
 )
-@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Features to show for a cluster.")
+@click.option("--top", default=5, show_default=True, type=COUNT, help="Features to show for a cluster.")
 @click.option("--out", metavar="FILE.csv", help="Write cluster, evidence and relevance of every row.")
 @click.option("--plot", metavar="FILE", help="Write a report: .png, .svg, .pdf or .html.")
 def explain(data: str | None, **options: Any) -> None:
@@ -112,7 +114,7 @@ def _explain(
     **options: Any,
 ) -> None:
     from ..report import SUFFIXES
-    from ..tabular import write
+    from ..tabular import write, write_table
 
     model, chosen = _chosen(options)
     suffix = _check(data, beta, out, plot, SUFFIXES, force)
@@ -120,15 +122,26 @@ def _explain(
     report, warning = _report(frame, source, model, chosen, beta, min_fidelity, top)
     click.echo(report.text())
     if warning:
-        click.echo(f"warning: {warning}", err=True)
-    for name in frame.columns[[str(name).startswith("Unnamed: ") for name in frame.columns]]:
-        click.echo(f"note: a column without a name was used as a feature; leave it out with --index '{name}'", err=True)
+        tell(f"warning: {warning}")
+    for note in _notes(frame, options["index"]):
+        tell(f"note: {note}")
     if out is not None:
-        write(out, lambda path: report.explanation.to_frame().to_csv(path, index=options["index"] is not None))
-        click.echo(f"wrote {out}", err=True)
+        write_table(out, report.explanation.to_frame(), options["index"] is not None)
+        tell(f"wrote {out}")
     if plot is not None:
         write(plot, lambda path: report.save(path, suffix))
-        click.echo(f"wrote {plot}", err=True)
+        tell(f"wrote {plot}")
+
+
+def _notes(frame: pandas.DataFrame, index: str | None) -> Iterator[str]:
+    """What a user may not have meant: columns without a name, and rows with the same."""
+    from ..tabular import listed
+
+    for name in frame.columns[[str(name).startswith("Unnamed: ") for name in frame.columns]]:
+        yield f"a column without a name was used as a feature; leave it out with --index '{name}'"
+    if index is not None and not frame.index.is_unique:
+        twice = frame.index[frame.index.duplicated()].unique()
+        yield f"column {index!r} names more than one row {listed(twice.tolist())}; all of them are kept"
 
 
 def _chosen(options: dict[str, Any]) -> tuple[str, Options]:
@@ -163,8 +176,8 @@ def _load(data: str | None, drop: tuple[str, ...], index: str | None, sep: str) 
         source = "wine (scikit-learn)"
         return select(load_wine(as_frame=True).data, source, drop=drop, index=index), source
     separator = sep.replace("\\t", "\t")
-    if len(separator) != 1:
-        raise ValueError(f"--sep must be one character, got {separator!r}")
+    if len(separator) != 1 or not separator.isascii() or (not separator.isprintable() and separator != "\t"):
+        raise ValueError(f"--sep must be one character of ASCII, got {sep!r}")
     return read_table(data, drop=drop, index=index, separator=separator), Path(data).name
 
 
@@ -172,17 +185,18 @@ def _report(
     frame: pandas.DataFrame, source: str, model: str, options: Options, beta: float | None, least: float, top: int
 ) -> tuple[Report, str | None]:
     """Standardise, cluster and explain; a report, and a warning if the explanation stands for labels badly."""
-    from ..clusterings import neuralize, noise_of
+    from ..clusterings import neuralized
     from ..explanation import explain as explain_points
     from ..fitting import fit
     from ..report import Report
 
     progress = sys.stderr.isatty()
     pipeline, clusters = fit(frame, model, options, progress)
-    head = neuralize(pipeline, frame, support=options.support, random_state=options.seed, progress=progress)
+    found = neuralized(pipeline, frame, support=options.support, random_state=options.seed, progress=progress)
+    head = found.head
     explanation = explain_points(head, frame, beta=beta, min_fidelity=0.0, progress=progress)
-    noise = None if head.fidelity is None else noise_of(pipeline, frame)
-    explanation = explanation if noise is None else explanation.with_noise(noise)
+    if found.groups is not None:
+        explanation = explanation.with_noise(found.groups.noise)
     warning = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
     title = f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {clusters}"
     return Report(title, frame, explanation, top), warning
@@ -191,8 +205,8 @@ def _report(
 @click.command()
 @_clusters_a_table
 @click.option("--methods", default="all", show_default=True, metavar="A,B", help="Names, or all of those of the paper.")
-@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Draws of missing features.")
-@click.option("--bandwidth", type=float, metavar="S", help="Of the density; by its likelihood if not given.")
+@click.option("--repeats", default=5, show_default=True, type=COUNT, help="Draws of missing features.")
+@click.option("--bandwidth", type=Finite(), metavar="S", help="Of the density; by its likelihood if not given.")
 @click.option("--out", metavar="FILE.csv", help="Write the table.")
 @click.option("--plot", metavar="FILE", help="Write the curves: .png, .jpg, .svg or .pdf.")
 def evaluate(data: str | None, **options: Any) -> None:
@@ -221,7 +235,7 @@ def _evaluate(
     from ..clusterings import neuralize
     from ..evaluation import evaluate as compare
     from ..fitting import fit
-    from ..tabular import write
+    from ..tabular import write, write_table
 
     names = None if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
     unknown = [name for name in names or [] if name not in METHODS]
@@ -234,14 +248,15 @@ def _evaluate(
     pipeline, found = fit(frame, model, chosen, progress)
     head = neuralize(pipeline, frame, support=chosen.support, random_state=chosen.seed, progress=progress)
     result = compare(head, frame, names, repeats, chosen.seed, bandwidth=bandwidth, beta=beta, progress=progress)
-    click.echo(f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {found}; bandwidth {result.bandwidth:.4g}")
+    title = f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {found}; bandwidth {result.bandwidth:.4g}"
+    click.echo(line(title))
     click.echo(f"{'method':<20}  {'area under curve':>16}  {'std. error':>10}")
     for name, auc, error in result.table.itertuples():
         click.echo(f"{name:<20}  {auc:>15.2f}%  {'' if error != error else f'{error:.2f}':>10}")
     if out is not None:
-        write(out, lambda path: result.table.to_csv(path))
-        click.echo(f"wrote {out}", err=True)
+        write_table(out, result.table, True)
+        tell(f"wrote {out}")
     if plot is not None:
         figure, _ = result.plot()
         write(plot, lambda path: figure.savefig(path, dpi=120, format=suffix[1:]))
-        click.echo(f"wrote {plot}", err=True)
+        tell(f"wrote {plot}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .group import check_different
+from .group import COUNT, check_different, tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +44,7 @@ DIMENSIONS, DOCUMENTS_EACH = 100, 4
     "--support",
     default=20,
     show_default=True,
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="P",
     help="Support vectors of a cluster (kernel).",
 )
@@ -55,16 +56,16 @@ DIMENSIONS, DOCUMENTS_EACH = 100, 4
     help="Words to leave out.",
 )
 @click.option(
-    "--min-length", default=3, show_default=True, type=click.IntRange(1), metavar="N", help="Letters of a word."
+    "--min-length", default=3, show_default=True, type=click.IntRange(1, 1000), metavar="N", help="Letters of a word."
 )
-@click.option("--words", default=10, show_default=True, type=click.IntRange(1), help="Words to show for a cluster.")
+@click.option("--words", default=10, show_default=True, type=COUNT, help="Words to show for a cluster.")
 @click.option(
     "--documents",
     default=3,
     show_default=True,
-    type=click.IntRange(1),
+    type=COUNT,
     metavar="N",
-    help="Documents of each cluster on the page, the most typical ones.",
+    help="Documents of each cluster on the page: those with the largest evidence, of its longer half.",
 )
 @click.option("--beta", type=float, metavar="B", help="Stiffness of NEON; by Eq. 3 of the paper if not given.")
 @click.option(
@@ -97,7 +98,7 @@ def _text(
 ) -> None:
     import shutil
 
-    from ..tabular import write
+    from ..tabular import write, write_table
 
     _check(source, options["vectors"], beta, csv, out, force)
     report, how = _report(source, words, beta, **options)
@@ -107,11 +108,11 @@ def _text(
     if screen is not None:
         click.echo(f"\n{report.terminal(screen)}")
     if csv is not None:
-        write(csv, lambda path: report.frame().to_csv(path, index=False))
-        click.echo(f"wrote {csv}", err=True)
+        write_table(csv, report.frame(), False)
+        tell(f"wrote {csv}")
     if out is not None:
-        write(out, lambda path: Path(path).write_text(report.page(how, documents), encoding="utf-8"))
-        click.echo(f"wrote {out}", err=True)
+        write(out, lambda path: Path(path).write_text(report.page(how, documents), "utf-8"))
+        tell(f"wrote {out}")
 
 
 def _check(
@@ -127,8 +128,13 @@ def _check(
         raise ValueError(f"--out must end in .html, got {out}")
     for name, path in (("--csv", csv), ("--out", out)):
         check_output(path, force)
-        if path is not None and source is not None and Path(source).resolve() in Path(path).resolve().parents:
+        if path is not None and source is not None and _real(source) in _real(path).parents:
             raise ValueError(f"{name} must be outside of {source}, where it would be one of the documents, got {path}")
+
+
+def _real(path: str) -> Path:
+    """What a path leads to; links that lead in circles stay as they are."""
+    return Path(os.path.realpath(path))
 
 
 def _report(
@@ -199,6 +205,7 @@ def _fit(
     from sklearn.pipeline import make_pipeline
 
     from ..elbow import elbow
+    from ..exceptions import NoElbowError
 
     steps = [vectorizer]
     points = vectorizer.fit_transform(texts)
@@ -210,8 +217,8 @@ def _fit(
     if clusters is None:
         try:
             clusters, how = elbow(points, random_state=seed), " by the elbow"
-        except ValueError as error:
-            raise ValueError(f"{str(error).partition(';')[0]}; give --clusters K") from None
+        except NoElbowError as error:
+            raise NoElbowError(error.reason, "give --clusters K") from None
     if not 2 <= clusters <= different:
         raise ValueError(f"--clusters must be from 2 to the number of different documents, {different}, got {clusters}")
     clustering, name = _clustering(points, model, clusters, support, seed, progress)
@@ -257,4 +264,4 @@ def _note_skipped(report: TextReport) -> None:
     skipped = [report.names[i] for i in report.explanation.skipped]
     if skipped:
         have = "document has" if len(skipped) == 1 else "documents have"
-        click.echo(f"note: {len(skipped)} {have} no known words and were left out: {listed(skipped)}", err=True)
+        tell(f"note: {len(skipped)} {have} no known words and were left out: {listed(skipped)}")

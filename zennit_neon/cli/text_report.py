@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..plot import number, shorten
+from ..safe import escaped, line, safe
 from ..text import Highlight, TextExplanation, page
 from ..text.markup import FOR
-from ..text.terminal import line, safe
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +49,7 @@ class TextReport:
 
     def sizes(self) -> list[int]:
         """Documents of each cluster."""
-        assigned = self.explanation.cluster
+        assigned = self.explanation.positions
         return np.bincount(assigned[assigned >= 0], minlength=self.explanation.n_clusters).tolist()
 
     def table(self, width: int | None = None) -> str:
@@ -62,9 +61,9 @@ class TextReport:
             lines.append(f"{k:7d}  {size:9d}  {words}".rstrip())
         return "\n".join(row if width is None or len(row) <= width else f"{row[: width - 3]}..." for row in lines)
 
-    def typical(self, cluster: int, count: int) -> list[int]:
+    def clearest(self, cluster: int, count: int) -> list[int]:
         """Documents with the largest evidence among the longer half of a cluster: the shortest ones are extreme."""
-        members = np.flatnonzero(self.explanation.cluster == cluster)
+        members = np.flatnonzero(self.explanation.positions == cluster)
         if not len(members):
             return []
         length = np.diff(self.explanation.relevance.indptr)[members]
@@ -77,8 +76,8 @@ class TextReport:
         return dataclasses.replace(self.explanation[document], title=shorten(line(self.names[document]), LONGEST_NAME))
 
     def terminal(self, width: int) -> str:
-        """The most typical document of each cluster, or its beginning."""
-        chosen = [self.typical(k, 1) for k in range(self.explanation.n_clusters)]
+        """The clearest document of each cluster, or its beginning."""
+        chosen = [self.clearest(k, 1) for k in range(self.explanation.n_clusters)]
         documents = [_beginning(self.highlight(document)) for part in chosen for document in part]
         return "\n\n\n".join(document.terminal(width=width) for document in documents)
 
@@ -92,7 +91,7 @@ class TextReport:
 
     def page(self, intro: str, count: int) -> str:
         """HTML page that stands alone: the words of each cluster as bars, then ``count`` documents of each."""
-        chosen = [document for k in range(self.explanation.n_clusters) for document in self.typical(k, count)]
+        chosen = [document for k in range(self.explanation.n_clusters) for document in self.clearest(k, count)]
         return page([self.highlight(document) for document in chosen], self.title, intro, picture=self._picture())
 
     def _words(self, row: Any) -> str:
@@ -127,7 +126,7 @@ def _bars(part: pandas.DataFrame) -> str:
         length = (WIDTH - LABEL - 24) * relevance / longest
         shapes.append(
             f"<g><title>mean relevance {number(float(relevance))}, in {documents} documents</title>"
-            f'<text x="{LABEL}" y="{base - 6}" text-anchor="end">{html.escape(shorten(safe(word), 17))}</text>'
+            f'<text x="{LABEL}" y="{base - 6}" text-anchor="end">{escaped(shorten(line(word), 17))}</text>'
             f'<rect x="{LABEL + 6}" y="{base - LINE + 2}" width="{length:.1f}" height="{LINE - 6}" fill="{FOR}"/></g>'
         )
     return "".join(shapes)

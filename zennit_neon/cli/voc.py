@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .group import check_different, suffix_of
+from .group import check_different, running, suffix_of, tell
 from .image import feeds_pictures, size_of
 
 __all__ = ["voc"]
@@ -31,7 +31,7 @@ __all__ = ["voc"]
 )
 @click.option("--year", default="2007", show_default=True, metavar="Y", help="Year of the data set, 2007 to 2012.")
 @click.option("--image-set", default="trainval", show_default=True, metavar="SET", help="train, val, trainval or test.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), metavar="N", help="Only the first N pictures.")
 @click.option(
     "--masks",
     default="objects",
@@ -133,20 +133,21 @@ def _voc(
 
     if out is not None and force:
         Path(out).unlink(missing_ok=True)
-    scores = match_objects(
-        network,
-        scenes,
-        blocks,
-        names,
-        clusters,
-        background=background,
-        random_state=seed,
-        out=out,
-        thresholds=None if out is None else Path(out).with_suffix(".thresholds.npz"),
-        watch=None if folder is None else draw,
-        wanted=None if folder is None else wanted,
-        progress=sys.stderr.isatty(),
-    )
+    with running("the network fails", "try a smaller --size"):
+        scores = match_objects(
+            network,
+            scenes,
+            blocks,
+            names,
+            clusters,
+            background=background,
+            random_state=seed,
+            out=out,
+            thresholds=None if out is None else Path(out).with_suffix(".thresholds.npz"),
+            watch=None if folder is None else draw,
+            wanted=None if folder is None else wanted,
+            progress=sys.stderr.isatty(),
+        )
     click.echo(f"{len(scenes)} pictures of VOC {year} ({image_set}), {clusters} heatmaps each, matched with {masks}")
     click.echo(f"similarity S, mean and 95 % interval over pictures\n{scores.text()}")
     if len(scores.methods) > 1:
@@ -154,13 +155,13 @@ def _voc(
     click.echo(f"median seconds for a picture and block\n{scores.time.round(2).to_string()}")
     missing = scores.missing
     if missing:
-        click.echo(f"without score (no mask, or fewer than {clusters} different features): {missing}", err=True)
+        tell(f"without score (no mask, or fewer than {clusters} different features): {missing}")
     if out is not None:
-        click.echo(f"wrote {out}", err=True)
+        tell(f"wrote {out}")
     if figure is not None:
         drawn, _ = scores.plot()
         write(figure, lambda path: drawn.savefig(path, dpi=150, format=suffix[1:]))
-        click.echo(f"wrote {figure}", err=True)
+        tell(f"wrote {figure}")
 
 
 def _description(path: Path) -> str | None:
@@ -184,7 +185,7 @@ def blocks_of(text: str) -> list[int]:
     """
     found: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:(?:\.\.|-)\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*([0-9]{1,3})\s*(?:(?:\.\.|-)\s*([0-9]{1,3})\s*)?", part)
         if match is None or int(match[1]) > int(match[2] or match[1]):
             raise ValueError(f"--block must be as 3, or 1..5, or 1,3,5, got {text!r}")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)

@@ -237,14 +237,11 @@ def _check_complete(head: Head) -> None:
 
 def _read(name: str, X: Any, change: Affine | None, head: Head | None) -> Tensor:
     """Points as a tensor, finite, behind the scalers."""
-    try:
-        table = Table(X)
-        if head is not None:
-            table.check_width(head.n_features)
-            table.check_names(head.feature_names)
-        points = table.check(slice(0, len(table)), table.read(0, len(table))).cpu()
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("X ", f"{name} ", 1)) from None
+    table = Table(X, name=name)
+    if head is not None:
+        table.check_width(head.n_features)
+        table.check_names(head.feature_names)
+    points = table.check(slice(0, len(table)), table.read(0, len(table))).cpu()
     return points if change is None else change(points.double()).to(points)
 
 

@@ -64,7 +64,10 @@ class Ledger:
             path.write_bytes(b"")
             self._append(self.columns)
             return
-        lines = list(csv.reader(io.StringIO(whole.decode("utf-8", errors="replace"), newline="")))
+        try:
+            lines = list(csv.reader(io.StringIO(whole.decode("utf-8", errors="replace"), newline="")))
+        except csv.Error:
+            lines = []
         if not lines or lines[0] != self.columns:
             raise ValueError(f"{path} is not a file of such results: its columns must be {self.columns}")
         if len(whole) < len(content):  # an interrupted write

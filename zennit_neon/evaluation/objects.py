@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from ..composites import VGGBlocks
+from ..exceptions import TooFewClustersError, TooSmallError
 from ..network import Network
 from ..picture import smoothed
 from ..validation import at_least, whole
-from ..vision import TooFewClustersError, layer_of_block
+from ..vision import layer_of_block
 from .dissection import TopQuantile, thresholds_kept
 from .ledger import Ledger
 from .matching import Matching, match
@@ -34,9 +35,6 @@ __all__ = ["match_objects"]
 
 #: Share of a unit's activations above its threshold in network dissection.
 SHARE = 0.005
-
-#: What torch says where nothing is left of a picture.
-TOO_SMALL = ("Output size is too small", "can't be greater than actual input size")
 
 #: Called with a scene, a block, a method's name, its heatmaps (K, H, W), and how they match.
 Watch = Callable[[Scene, int, str, Tensor, Matching], None]
@@ -239,9 +237,7 @@ def _reached(model: nn.Module, layers: dict[int, str], x: Tensor) -> dict[int, T
     while left:
         try:
             found = activations_of(model, list(left.values()), x)
-        except RuntimeError as error:
-            if not any(hint in str(error) for hint in TOO_SMALL):
-                raise
+        except TooSmallError:
             left.popitem()
         else:
             return {block: found[name] for block, name in left.items()}

@@ -19,8 +19,9 @@ from torch.nn.functional import one_hot
 
 from ..attribution import ClusterGradient
 from ..composites import Neon
+from ..exceptions import TooFewClustersError
 from ..guard import evaluating
-from ..vision import TooFewClustersError, Until, cluster_features
+from ..vision import Until, cluster_features
 from .dissection import segments, upsampled
 
 __all__ = ["MAPS", "SEEDS", "Method", "Place", "method_of"]
@@ -203,7 +204,7 @@ def method_of(name: str) -> Method:
     ValueError
         If there is none.
     """
-    found = re.fullmatch(r"(\w+?)(?:_flat([1-9]))?(?:_smooth([1-9]\d*))?", name)
+    found = re.fullmatch(r"(\w+?)(?:_flat([1-9]))?(?:_smooth([1-9]\d{0,4}))?", name, re.ASCII)
     if found is None or found[1] not in (MAPS if found[2] is None else {}) | SEEDS:
         raise ValueError(
             f"methods must be among {', '.join([*SEEDS, *MAPS])}, the first three also with flat blocks "

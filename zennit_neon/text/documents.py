@@ -55,6 +55,11 @@ class DocumentExplanation(abc.ABC):
         return len(self._own)
 
     @property
+    def positions(self) -> Array:
+        """Place of each explained cluster among ``labels``, int64 (N,); -1 where there is none."""
+        return self._own
+
+    @property
     def cluster(self) -> Array:
         """Labels of the explained clusters, (N,)."""
         return np.asarray(named(torch.from_numpy(self._own), self.labels))

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from ..safe import line
 from ..validation import at_least
 from . import markup, terminal
 from .markup import number
-from .terminal import line
 
 __all__ = ["Highlight", "page"]
 

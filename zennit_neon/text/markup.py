@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import unicodedata
 from collections.abc import Iterable, Sequence
 from math import isnan
 
-from .terminal import line, safe
+from ..safe import escaped, line, meta
 
 __all__ = ["AGAINST", "FOR", "LEVELS", "PAGE_STYLE", "STYLE", "article", "body", "head", "key", "number", "page"]
 
@@ -31,8 +28,8 @@ OPAQUE = 0.5
 
 def head(title: str | None, facts: Sequence[tuple[str, str]]) -> str:
     """Title of a document, and what is known of it: names and values."""
-    values = "".join(f"<span>{name} <bdi>{_escaped(value)}</bdi></span>" for name, value in facts)
-    heading = f'<div class="title" dir="auto">{_escaped(title)}</div>' if title else ""
+    values = "".join(f"<span>{name} <bdi>{escaped(value)}</bdi></span>" for name, value in facts)
+    heading = f'<div class="title" dir="auto">{escaped(title)}</div>' if title else ""
     return f'<header>{heading}<div class="facts">{values}</div></header>'
 
 
@@ -64,7 +61,8 @@ def page(
     sections = "".join(_section(i, cluster, own) for i, (cluster, own) in enumerate(clusters)) or "<p>No documents.</p>"
     legend = f'<div class="neon-highlight legend">{key(full, True)}</div>'
     inside = f"{_opening(title, intro)}{_contents(clusters)}{picture}{legend}<main>{sections}</main>"
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{_meta(line(title))}</head>\n<body>{inside}</body></html>\n'
+    top = meta(line(title), STYLE + PAGE_STYLE)
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{top}</head>\n<body>{inside}</body></html>\n'
 
 
 def number(value: float, sign: str = "-") -> str:
@@ -81,13 +79,13 @@ def _direction(text: str) -> str:
 def _word(word: str, score: float | None, level: int) -> str:
     """Tags tell signs apart (bold, italic) where styles are lost, as in notebooks that are not trusted."""
     if score is None:
-        return _escaped(word)
+        return escaped(word)
     if isnan(score):
-        return f'<span class="unknown">{_escaped(word)}</span>'
+        return f'<span class="unknown">{escaped(word)}</span>'
     if level == 0:
-        return f'<span title="{number(score, "+")}">{_escaped(word)}</span>'
+        return f'<span title="{number(score, "+")}">{escaped(word)}</span>'
     tag = "b" if score > 0 else "i"
-    return f'<{tag} class="l{level}" title="{number(score, "+")}">{_escaped(word)}</{tag}>'
+    return f'<{tag} class="l{level}" title="{number(score, "+")}">{escaped(word)}</{tag}>'
 
 
 def _sample(name: str, share: float) -> str:
@@ -95,21 +93,9 @@ def _sample(name: str, share: float) -> str:
     return f'<{tag} class="l{round(LEVELS * abs(share))}">{name}</{tag}>' if share else f"<span>{name}</span>"
 
 
-def _meta(title: str) -> str:
-    """Head of a page; its policy lets in its own style alone."""
-    style = STYLE + PAGE_STYLE
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_escaped(title)}</title><style>{style}</style>"
-    )
-
-
 def _opening(title: str, intro: str | None) -> str:
-    below = f'<p class="intro" dir="auto">{_escaped(intro)}</p>' if intro else ""
-    return f'<h1 dir="auto">{_escaped(title)}</h1>{below}'
+    below = f'<p class="intro" dir="auto">{escaped(intro)}</p>' if intro else ""
+    return f'<h1 dir="auto">{escaped(title)}</h1>{below}'
 
 
 def _contents(clusters: Sequence[tuple[Name, list[str]]]) -> str:
@@ -127,11 +113,7 @@ def _section(place: int, cluster: Name, entries: list[str]) -> str:
 
 
 def _name(cluster: Name) -> str:
-    return "no cluster" if cluster is None else f"cluster <bdi>{_escaped(line(str(cluster)))}</bdi>"
-
-
-def _escaped(text: str) -> str:
-    return html.escape(safe(text))
+    return "no cluster" if cluster is None else f"cluster <bdi>{escaped(line(str(cluster)))}</bdi>"
 
 
 def _colours(tag: str, colour: str, below: str) -> str:

@@ -6,17 +6,12 @@ import re
 import unicodedata
 from math import isnan, nan
 
-__all__ = ["LEVELS", "safe", "line", "marked", "key", "wrapped"]
+from ..safe import safe
+
+__all__ = ["LEVELS", "marked", "key", "wrapped"]
 
 #: Steps of strength on each side of 0.
 LEVELS = 4
-
-#: What stands for characters that a page or a terminal must not get: pictures of C0, U+FFFD for C1 and surrogates.
-SYMBOLS = {
-    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},
-    0x7F: 0x2421,
-    **dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000)], 0xFFFD),
-}
 
 #: Bold orange and italic blue of 256 colours by strength: first letters that read on black and on white, then black
 #: letters on colour, as nothing is known of the terminal's own.
@@ -25,16 +20,6 @@ AGAINST = ("3;38;5;31", "3;38;5;16;48;5;117", "3;38;5;16;48;5;39", "3;38;5;16;48
 UNKNOWN = "38;5;243"
 
 ESCAPE, RESET = r"\x1b\[[\d;]*m", "\x1b[0m"
-
-
-def safe(text: str) -> str:
-    """Text without characters that a terminal or a page would obey; ends of lines are LF."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").translate(SYMBOLS)
-
-
-def line(text: str) -> str:
-    """Safe text in one line."""
-    return " ".join(safe(text).split())
 
 
 def marked(word: str, score: float | None, level: int, color: bool) -> str:

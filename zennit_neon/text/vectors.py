@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["WordVectors"]
 
 Array = np.ndarray[Any, Any]
+
+#: What is said of an archive that can not be read.
+DAMAGED = "a damaged .npz archive, or one with encryption, objects or a compression that is not known"
 
 
 class WordVectors:
@@ -107,19 +109,19 @@ class WordVectors:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"path must be a file with word vectors, but {path} is not a file")
-        with open(path, "rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"
         try:
+            with open(path, "rb") as file:
+                is_zip = file.read(4) == b"PK\x03\x04"
             words, vectors, rows = _read_npz(path) if is_zip else _read_text(path)
             return cls(words, vectors, rows)
-        except (BadZipFile, zlib.error, EOFError, RuntimeError):  # zipfile's own for what is encrypted or unknown
-            raise ValueError(
-                f"{path} is a damaged .npz archive, or one with encryption or a compression that is not known"
-            ) from None
         except UnicodeDecodeError:
             raise ValueError(
                 f"{path} is neither .npz nor text in UTF-8 (word2vec's binary format is not read)"
             ) from None
+        except OSError as error:
+            raise ValueError(f"{path} can not be read: {error.strerror}") from None
+        except _DamagedError as error:
+            raise ValueError(f"{path} is {DAMAGED}{error}") from None
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -160,6 +162,8 @@ class WordVectors:
 def _checked_words(words: Any) -> tuple[str, ...]:
     if isinstance(words, str):
         raise TypeError("words must be a sequence of strings, got one string")
+    if isinstance(words, np.ndarray) and words.ndim != 1:
+        raise ValueError(f"words must have shape (V,), got {words.shape}")
     words = tuple(words.tolist() if isinstance(words, np.ndarray) else words)
     wrong = next((word for word in words if not isinstance(word, str) or not word), None)
     if wrong is not None:
@@ -203,27 +207,46 @@ def _checked_rows(rows: Any, n_words: int, n_rows: int) -> Array:
     return rows.astype(np.int64)
 
 
+class _DamagedError(Exception):
+    """An archive can not be read; says which of its arrays."""
+
+
 def _read_npz(path: Path) -> tuple[Any, Any, Any]:
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        file = np.load(path, allow_pickle=False)
+    except Exception:  # readers raise nearly anything on damaged files
+        raise _DamagedError from None
+    with file:
         missing = [name for name in ("words", "vectors") if name not in file]
         if missing:
-            raise ValueError(f"the archive must hold words and vectors, but it has {sorted(file)}")
-        rows = next((file[name] for name in ("row", "rows") if name in file), None)
-        return file["words"], file["vectors"], rows
+            raise ValueError(f"the archive must hold words and vectors, but it has {listed(sorted(file))}")
+        row = next((name for name in ("row", "rows") if name in file), None)
+        words, vectors = _array(file, "words"), _array(file, "vectors")
+        return words, vectors, None if row is None else _array(file, row)
+
+
+def _array(file: Any, name: str) -> Any:
+    """An array of an archive, or ``ValueError`` that says what is wrong with it."""
+    try:
+        return file[name]
+    except MemoryError as error:
+        raise ValueError(f"its {name} do not fit into memory, as the file describes them: {error}") from None
+    except Exception as error:
+        raise _DamagedError(f": {name} can not be read ({error})") from None
 
 
 def _read_text(path: Path) -> tuple[list[str], Any, None]:
     """Lines of a word and its numbers; a word may hold spaces (GloVe 840B), its numbers are the last ones."""
     words: list[str] = []
     vectors: list[Array] = []
+    size, count = 0, None
     with open(path, encoding="utf-8-sig") as file:
-        size = 0
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             fields = line.rstrip().split(" ")
-            if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
-                size = int(fields[1])
+            if number == 1 and len(fields) == 2 and all(re.fullmatch("[0-9]{1,18}", field) for field in fields):
+                count, size = map(int, fields)
                 continue
             size = size or len(fields) - 1
             try:
@@ -233,4 +256,6 @@ def _read_text(path: Path) -> tuple[list[str], Any, None]:
             if not size or len(vectors[-1]) != size or len(fields) <= size:
                 raise ValueError(f"line {number} is not a word with {size} numbers, as GloVe and word2vec write them")
             words.append(" ".join(fields[:-size]))
+    if count is not None and count != len(words):
+        raise ValueError(f"its first line announces {count} words, but {len(words)} follow; is the file cut off?")
     return words, np.array(vectors), None
