@@ -1,6 +1,8 @@
 """What ``import zennit_neon`` does, and who may import whom."""
 
 import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +45,7 @@ WITHIN = {
     "evaluation": [
         ["flipping", "matching", "ledger", "dissection", "probe"],
         ["result", "scenes", "scores", "summaries"],
-        ["evaluate", "objects"],
+        ["comparison", "objects"],
         ["panels"],
     ],
     "cli": [["group", "sentences", "text_report"], ["documents", "image", "table"], ["text", "voc"]],
@@ -55,6 +57,16 @@ def test_import_leaves_heavy_libraries_alone():
     code = f"import sys, zennit_neon; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_no_module_is_hidden_by_what_it_defines():
+    """``import zennit_neon.a.b as m`` gives the module of that name."""
+    names = [info.name for info in pkgutil.walk_packages(zennit_neon.__path__, "zennit_neon.")]
+    for name in names:
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
+            parent, _, leaf = name.rpartition(".")
+            assert getattr(sys.modules[parent], leaf) is sys.modules[name], name
 
 
 def test_public_names_exist_and_are_documented():

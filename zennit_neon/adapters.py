@@ -99,8 +99,9 @@ def _named_rows(centroids: Any) -> dict[str, Any]:
     if columns is None:
         return {}
     named = {"feature_names": list(columns)} if all(isinstance(name, str) for name in columns) else {}
-    counted = index is None or list(index) == list(range(len(index)))
-    return named if counted else {**named, "labels": list(index)}
+    if index is None or list(index) == list(range(len(index))):
+        return named
+    return {**named, "labels": list(index)}
 
 
 def _nearest_center(estimator: Any) -> NeuralizedKMeans:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .affine import Affine
-from .arrays import Array, plain
+from .arrays import Array, as_array, plain
 from .exceptions import DisagreementError
 from .heads import Head
 from .labels import named, place_of
-from .tables import Table, rows_of
+from .tables import Table, holds_text, rows_of
 
 __all__ = ["check_predictions", "check_same"]
 
@@ -62,6 +62,8 @@ def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
 def _predicted(estimator: Any, rows: Any) -> Array | None:
     """Labels of some rows; None if they are none that the estimator takes, which is then said elsewhere."""
     rows = plain(rows)
+    if getattr(estimator, "feature_names_in_", None) is None and hasattr(rows, "columns") and not holds_text(rows):
+        rows = as_array(rows, "X")  # or scikit-learn wonders about names that it does not know
     kinds = [np.float64, np.float32] if isinstance(rows, np.ndarray) and rows.dtype.kind == "f" else []
     for part in (*(rows.astype(kind) for kind in kinds), rows):  # KMeans takes no other precision than that of its fit
         try:
@@ -94,8 +96,8 @@ def _compare(head: Head, x: Tensor, wanted: Tensor, places: Array, what: str) ->
         label, found = (part.item() if isinstance(part, Tensor) else part for part in own)
         raise DisagreementError(
             f"the network that was made of the clustering disagrees with it: {what} gives row {int(places[first])} "
-            f"of X to cluster {label!r}, the network to {found!r}; the same in {len(wrong)} of {len(places)} rows that were "
-            "looked at. Features that lie far from zero beside their spread can cause this: subtract a constant from "
+            f"of X to cluster {label!r}, the network to {found!r}; the same in {len(wrong)} of {len(places)} rows "
+            "that were looked at. Features that lie far from zero beside their spread can cause this: subtract a constant from "
             "them before the clustering is fitted"
         )
 

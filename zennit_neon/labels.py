@@ -122,7 +122,7 @@ def _read(labels: Any, index: Any) -> tuple[Array, list[Any] | None]:
         labels = _to_pandas(labels)
     if index is not None and hasattr(labels, "reindex") and hasattr(labels, "index"):
         labels = _aligned(labels, index)
-    kind = getattr(labels, "dtype", None)
+    kind: Any = getattr(labels, "dtype", None)
     if hasattr(kind, "categories"):
         return np.asarray(labels, dtype=object), list(kind.categories)
     if hasattr(labels, "to_numpy") and not isinstance(kind, np.dtype):  # nullable types of pandas
@@ -137,9 +137,8 @@ def _to_pandas(labels: Any) -> Any:
     polars = sys.modules.get("polars")
     if polars is not None and isinstance(labels, polars.Series):
         values = pandas.Series(labels.to_list(), dtype=object if labels.dtype == polars.String else None)
-        order = getattr(labels.dtype, "categories", None)
         if isinstance(labels.dtype, polars.Enum):
-            return pandas.Categorical(values, categories=order.to_list(), ordered=True)
+            return pandas.Categorical(values, categories=labels.dtype.categories.to_list(), ordered=True)
         return values.to_numpy()
     found = labels.to_pandas()
     return getattr(found, "array", found) if hasattr(found, "index") else found

@@ -1,12 +1,9 @@
 """The command line: ``zennit-neon explain``, ``evaluate``, ``image``, ``text`` and ``voc``."""
 
+from . import image, table, text, voc
 from .group import main
-from .image import image
-from .table import evaluate, explain
-from .text import text
-from .voc import voc
 
 __all__ = ["main"]
 
-for command in (explain, evaluate, image, text, voc):
+for command in (table.explain, table.evaluate, image.image, text.text, voc.voc):
     main.add_command(command)

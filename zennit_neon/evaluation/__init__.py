@@ -1,6 +1,6 @@
 """How good are explanations of clusters? Feature flipping for any model, and matching with the masks of objects."""
 
-from .evaluate import evaluate
+from .comparison import evaluate
 from .matching import Interval, Matching, interval, masks_of, match, similarity
 from .objects import match_objects
 from .result import Result
