@@ -100,7 +100,7 @@ def _one_competitor(x, centroids, c, k, root, weight):
     """``h_ck`` alone by the midpoint rule."""
     if c == k:
         return 0.0, np.zeros_like(x)
-    w, b, h = reference.kmeans_layers(x, centroids, c)[k]
+    w, _, h = reference.kmeans_layers(x, centroids, c)[k]
     return h, (x - (centroids[c] + centroids[k]) / 2) * w
 
 

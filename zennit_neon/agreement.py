@@ -97,8 +97,8 @@ def _compare(head: Head, x: Tensor, wanted: Tensor, places: Array, what: str) ->
         raise DisagreementError(
             f"the network that was made of the clustering disagrees with it: {what} gives row {int(places[first])} "
             f"of X to cluster {label!r}, the network to {found!r}; the same in {len(wrong)} of {len(places)} rows "
-            "that were looked at. Features that lie far from zero beside their spread can cause this: subtract a constant from "
-            "them before the clustering is fitted"
+            "that were looked at. Features that lie far from zero beside their spread can cause this: subtract a "
+            "constant from them before the clustering is fitted"
         )
 
 
