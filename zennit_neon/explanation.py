@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from .heads import Head
 from .labels import NOISE, are_labels, named, place_of, positions
 from .routes import Closed, Encoded, Question, Trunk
 from .tables import Columns, Table
-from .validation import check_feature_names
+from .validation import check_feature_names, real
 
 if TYPE_CHECKING:
     import pandas
@@ -202,8 +201,8 @@ def _named(own: Tensor, head: Head, table: Table) -> Any:
 
 def check_fidelity(head: Head, least: float) -> None:
     """Warn if a head gives back few of the labels that it stands for."""
-    if not isinstance(least, numbers.Real) or not 0 <= least <= 1:
-        raise ValueError(f"min_fidelity must be from 0 to 1, got {least!r}")
+    if not 0 <= real(least, "min_fidelity", "a number from 0 to 1") <= 1:
+        raise ValueError(f"min_fidelity must be a number from 0 to 1, got {least!r}")
     complaint = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
     if complaint is not None:
         warnings.warn(complaint, stacklevel=3)
