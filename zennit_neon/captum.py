@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +15,13 @@ from zennit.core import Composite
 from . import functional
 from .arrays import Table
 from .composites import Neon
-from .guard import evaluating
+from .guard import exact, say, unwrapped
 from .heads import Head
 from .neuralize import neuralize
-from .routes import Closed, Question, Trunk
+from .routes import Closed, Question
+from .session import Session, plain_session, session, total
+from .trunk import Trunk
+from .twin import Twin
 
 __all__ = ["NEON", "LayerNEON", "NoiseTunnel"]
 
@@ -28,7 +30,8 @@ class NEON(attr.Attribution):
     r"""Why is each input in this cluster? NEON (paper 1) with the interface of Captum.
 
     Relevance is that of :func:`~zennit_neon.explain`: in closed form for a clustering, by Zennit's rules for a model
-    with layers before it. The model is put in evaluation mode for the duration of a call, and is left as it was.
+    with layers before it. Each call works on a twin of the model in evaluation mode, which shares its parameters; what
+    the composite does not look after in the model is warned about.
 
     Parameters
     ----------
@@ -59,6 +62,7 @@ class NEON(attr.Attribution):
     """
 
     def __init__(self, model: Any, composite: Composite | None = None, beta: float | None = None):
+        model = unwrapped(model)
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         if composite is not None and not modules:
             raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
@@ -68,6 +72,8 @@ class NEON(attr.Attribution):
         else:
             trunk = Trunk(model, composite, Table(torch.empty(0, 1)))  # what it refuses is refused here
             self.head, self._composite = trunk.head, trunk.composite
+        state = () if self._composite is None else (*model.parameters(), *model.buffers())
+        self._like = next((part for part in state if part.dtype.is_floating_point), None)
         attr.Attribution.__init__(self, model)
         self.model, self.beta = model, functional.check_beta(beta)
         if self.beta is not None and self.head.soft:
@@ -77,7 +83,7 @@ class NEON(attr.Attribution):
             raise ValueError(f"competitor must be from 0 to {self.head.n_clusters - 1}, got {self._competitor}")
         fidelity = self.head.fidelity
         if fidelity is not None and (complaint := fidelity.complaint(0.9, self.head.labels)) is not None:
-            warnings.warn(complaint, stacklevel=2)
+            say(complaint)
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -120,7 +126,8 @@ class NEON(attr.Attribution):
         """
         parts, further = self._read(inputs, additional_forward_args)
         closed = self._composite is None
-        found, amount = self._closed(parts[0], target) if closed else self._by_rules(parts, further, target)
+        with exact():
+            found, amount = self._closed(parts[0], target) if closed else self._by_rules(parts, further, target)
         relevance = found if isinstance(inputs, tuple) else found[0]
         return (relevance, _delta(amount, found)) if return_convergence_delta else relevance
 
@@ -132,15 +139,15 @@ class NEON(attr.Attribution):
         additional_forward_args: Any = None,
     ) -> Tensor:
         """Evidence minus the sum of ``attributions``, shape (N,); the other arguments as for ``attribute``."""
-        with torch.no_grad():
-            output, entered = self._forward(*self._read(inputs, additional_forward_args))
+        with plain_session(self.model) as plain, torch.no_grad():
+            output, entered = self._forward(plain, *self._read(inputs, additional_forward_args))
             _, amount = self._distributed(output, entered, target)
         return _delta(amount, _parts(attributions, "attributions"))
 
     def assigned(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: Any = None) -> Tensor:
         """Output of the cluster that each input is assigned to, int64 (N,): a target for any method of Captum."""
-        with torch.no_grad():
-            output, entered = self._forward(*self._read(inputs, additional_forward_args))
+        with plain_session(self.model) as plain, torch.no_grad():
+            output, entered = self._forward(plain, *self._read(inputs, additional_forward_args))
             return self._assigned(output.shape, entered)
 
     def _read(self, inputs: Any, arguments: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
@@ -164,10 +171,9 @@ class NEON(attr.Attribution):
             cluster = self._clusters(column, x.ndim - 1).cpu().expand(route.shape)
         beta = head.beta if self.beta is None else self.beta
         if beta is None and not head.soft and len(x):
-            warnings.warn(
+            say(
                 "beta is not set, so it is estimated from this batch (Eq. 3); call head.calibrate(X), or give beta= to "
-                f"{type(self).__name__}, for relevance that does not depend on the batch",
-                stacklevel=4,
+                f"{type(self).__name__}, for relevance that does not depend on the batch"
             )
             beta = route.calibrate(keep=target is None)
         relevance, evidence, own = route.relevance(Question(beta), cluster)
@@ -185,26 +191,38 @@ class NEON(attr.Attribution):
         composite = Neon() if self._composite is None else self._composite
         beta = composite.beta if self.beta is None else self.beta
         beta = 1.0 if beta is None and not len(parts[0]) else beta  # nothing to estimate it from, or to use it for
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
-            leaves = tuple(part.detach().clone().requires_grad_() for part in parts)
+        with session(self.model, composite.replaced(beta, self._competitor)) as running:
+            leaves = tuple(self._cast(part).clone().requires_grad_() for part in parts)
             further = tuple(x.clone() if isinstance(x, Tensor) and x.is_inference() else x for x in further)
-            rules = composite.replaced(beta, self._competitor).context(self.model)
-            with rules, contextlib.nullcontext(leaves) if tap is None else tap as sources:
-                output, entered = self._forward(leaves, further)
+            with contextlib.nullcontext(leaves) if tap is None else tap(running) as sources:
+                output, entered = self._forward(running, leaves, further)
                 column, amount = self._distributed(output.detach(), entered, target)
                 seed = torch.zeros_like(output)
                 seed[torch.arange(len(seed)), column] = amount
                 found = torch.autograd.grad(output, sources, seed, allow_unused=True) if sources else (None,)
-        if tap is not None and any(part is None for part in found):
-            raise ValueError("layer must lie between the inputs and the evidence, but no relevance gets there")
-        return tuple(torch.zeros_like(x) if r is None else r for x, r in zip(sources, found, strict=True)), amount
+            if tap is not None and any(part is None for part in found):
+                raise ValueError("layer must lie between the inputs and the evidence, but no relevance gets there")
+            relevance = tuple(torch.zeros_like(x) if r is None else r for x, r in zip(sources, found, strict=True))
+            if tap is None:
+                whole = _delta(amount, ())
+                running.conclude(total((whole - _delta(amount, relevance)) * whole.sign()), total(whole.abs()))
+                relevance = tuple(part.to(x.dtype) for part, x in zip(relevance, parts, strict=True))
+        return relevance, amount
 
-    def _forward(self, parts: tuple[Tensor, ...], further: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        """Output of the model in evaluation mode, and what entered the head."""
+    def _cast(self, part: Tensor) -> Tensor:
+        """An input; of a half type, as autocast makes them, in the precision of the model."""
+        part = part.detach()
+        if part.dtype not in (torch.float16, torch.bfloat16) or self._like is None:
+            return part
+        return part.to(self._like.dtype)
+
+    def _forward(
+        self, running: Session, parts: tuple[Tensor, ...], further: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Output of the model, and what entered the head."""
         entered: list[Tensor] = []
-        note = self.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].detach()))
-        with note, evaluating(self.model):
-            output = self.model(*parts, *further)
+        with running.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].detach())):
+            output = running(*parts, *further)
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         if shape[:2] != (wanted := (len(parts[0]), len(self.head.clusters))):
             raise ValueError(f"model must end in its head and put out evidence of shape {wanted} (, ...), got {shape}")
@@ -272,7 +290,9 @@ class LayerNEON(NEON, attr.LayerAttribution):
         A tuple where the layer puts out or takes more than one tensor. Delta is evidence minus the sum of relevance at
         the layer. All else is as for :meth:`NEON.attribute`.
         """
-        tap = _tapped(self.layer, attribute_to_layer_input)
+        def tap(running: Session) -> contextlib.AbstractContextManager[list[Tensor]]:
+            return _tapped(_counterpart(running.twin, self.model, self.layer), attribute_to_layer_input)
+
         found, amount = self._by_rules(*self._read(inputs, additional_forward_args), target, tap)
         relevances = found if len(found) > 1 else found[0]
         return (relevances, _delta(amount, found)) if return_convergence_delta else relevances
@@ -378,6 +398,15 @@ def _layer(model: nn.Module, layer: Any) -> nn.Module:
     return found
 
 
+def _counterpart(twin: Twin, model: nn.Module, layer: nn.Module) -> nn.Module:
+    """A layer in the twin of a model, or what a canonizer has put in its place."""
+    found, modules = twin.of(layer), dict(twin.model.named_modules())
+    if any(module is found for module in modules.values()):
+        return found
+    name = next(name for name, module in model.named_modules() if module is layer)
+    return modules.get(".".join(part for part in name.split(".") if part != "_orig_mod"), found)
+
+
 @contextlib.contextmanager
 def _tapped(layer: nn.Module, at_input: bool) -> Iterator[list[Tensor]]:
     """The tensors that leave or enter a layer with rules attached, in a list that the next forward pass fills."""
@@ -385,7 +414,7 @@ def _tapped(layer: nn.Module, at_input: bool) -> Iterator[list[Tensor]]:
 
     def keep(values: Any) -> Any:
         if found:
-            raise ValueError("layer must be run once in a forward pass, but it was run again, and rules keep the last")
+            raise ValueError("layer must be run once in a forward pass, but it was run again: which of them is meant?")
         parts = values if isinstance(values, tuple) else (values,)
         found.extend(part for part in parts if isinstance(part, Tensor) and part.requires_grad)
         copies = tuple(part.clone() if isinstance(part, Tensor) else part for part in parts)  # some layers overwrite

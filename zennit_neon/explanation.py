@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,11 @@ from zennit.core import Composite
 from . import functional
 from .arrays import Columns, Table, plain
 from .encoding import encode
+from .guard import exact, say, unwrapped
 from .heads import Head
 from .neuralize import behind, neuralize, noise_of
-from .routes import Closed, Encoded, Question, Trunk
+from .routes import Closed, Encoded, Question
+from .trunk import Trunk
 
 if TYPE_CHECKING:
     import pandas
@@ -31,6 +32,7 @@ __all__ = ["explain", "Explanation"]
 NOISE = -1
 
 
+@exact()
 def explain(
     model: Any,
     X: Any,
@@ -66,7 +68,7 @@ def explain(
         inverse of the mean evidence over X (Eq. 3).
     composite : zennit.core.Composite, optional
         Rules for the layers before the head, where ``model`` has any: ``Neon(EpsilonPlus())`` or any Zennit
-        composite, which ``Neon`` is then put around.
+        composite, which ``Neon`` is then put around. What it does not look after in the model is warned about.
     feature_names : sequence of str, optional
         By default the columns of a DataFrame, or the names that the estimator was fitted with.
     batch_size : int, optional
@@ -84,6 +86,13 @@ def explain(
     ------
     TypeError, ValueError
         The message names the argument, what was expected and what came.
+
+    Warns
+    -----
+    UserWarning
+        If relevance passes parts of a model that ``composite`` has no rules for (layers without a rule, additions and
+        products in ``forward``, ...), with the name of the module; and if far less or more than the evidence arrives
+        at the input (``arrived``) although no rule has biases to lose it to.
 
     Notes
     -----
@@ -111,6 +120,7 @@ def explain(
     >>> e.evidence
     array([2., 4.])
     """
+    model = unwrapped(model)
     if composite is not None and not isinstance(model, nn.Module):
         raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
     has_head = isinstance(model, nn.Module) and any(isinstance(part, Head) for part in model.modules())
@@ -169,7 +179,11 @@ def check_fidelity(head: Head, least: float) -> None:
         raise ValueError(f"min_fidelity must be from 0 to 1, got {least!r}")
     complaint = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
     if complaint is not None:
-        warnings.warn(complaint, stacklevel=3)
+        say(complaint)
+
+
+#: Examples that doctest does not see behind a decorator.
+__test__ = {"explain": explain}
 
 
 @dataclass(repr=False, eq=False)
@@ -274,17 +288,35 @@ class Explanation:
         return values
 
     @property
+    @exact()
+    def arrived(self) -> Any:
+        """Share of the evidence that arrived at the input, (N,) or (N, ...): the sum of relevance over the evidence.
+
+        1 to rounding where nothing is dissipated (``conserves``); through a model, what its rules have kept. NaN for
+        noise, and where evidence is 0.
+        """
+        relevance = torch.as_tensor(self.relevance if isinstance(self.relevance, Tensor) else _array(self.relevance))
+        evidence = torch.as_tensor(self.evidence).cpu().double()
+        sums = relevance.flatten(1) if evidence.ndim == 1 else relevance.movedim(1, -1)
+        share = sums.sum(-1, dtype=torch.float64).cpu() / torch.where(evidence == 0, torch.nan, evidence)
+        return self._route.table.plain(share.to(torch.as_tensor(self.evidence)))
+
+    @property
+    @exact()
     def competitors(self) -> Any:
         """Relevance that flowed through each competitor, (N, K) or (N, K, ...) (:math:`R_{ck}` of Eq. 2, paper 1).
 
-        Sums to evidence; 0 at the explained cluster itself. Computed anew at each call, from X as it is then.
+        Sums to evidence; 0 at the explained cluster itself. Computed anew at each call, from X as it is then; through a
+        model, from the scores at its head, which are kept.
         """
         return self._route.table.plain(self._without_noise(self._route.shares(self._question, self._own)))
 
+    @exact()
     def through(self, competitor: int) -> Any:
         """The part of relevance that flowed through one competitor, like X (Fig. 4C, paper 2).
 
-        Sums over all competitors to ``relevance``; 0 for points whose explained cluster is the competitor.
+        Sums over all competitors to ``relevance``; 0 for points whose explained cluster is the competitor. Through a
+        model this is a pass of its own, which an explanation that was pickled cannot make any more.
         """
         k = int(cluster_ids(competitor, "competitor", self._route.head, ()))
         part, _, _ = self._route.relevance(replace(self._question, through=k), self._own)

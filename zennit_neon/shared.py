@@ -43,8 +43,7 @@ def sharing(model: nn.Module, composite: Composite) -> Iterator[None]:
     Raises
     ------
     UnknownRuleError
-        For a rule that is not one of Zennit's or ours, a layer to which it does not apply here, or (in the forward
-        pass) a layer that is used more than once.
+        For a rule that is not one of Zennit's or ours, or a layer to which it does not apply here.
     """
     memory = _Memory()
     replaced = [
@@ -142,14 +141,12 @@ class _State:
 class _SharedRule:
     """The hooks of one module: cut the module out of the graph, and put one node in its place."""
 
-    once = True  # whether Zennit's rule keeps the tensors of one call only
     graph = False  # whether the module's own graph is needed
 
     def __init__(self, module: nn.Module, rule: Hook, memory: _Memory):
         self.rule, self.memory = rule, memory
         self._x: Tensor | None = None
         self._leaf: Tensor | None = None
-        self._calls = 0
 
     def state(self, module: nn.Module, x: Tensor, output: Tensor) -> _State:
         """What the rule needs for its backward passes."""
@@ -164,11 +161,6 @@ class _SharedRule:
             )
         if not inputs[0].requires_grad:
             return None
-        self._calls += 1
-        if self.once and self._calls > 1:
-            raise UnknownRuleError(
-                f"{type(module).__name__} with {type(self.rule).__name__} is used more than once in one pass"
-            )
         self._x = inputs[0]
         self._leaf = inputs[0].detach().requires_grad_(self.graph)
         inplace = any(getattr(part, "inplace", False) for part in module.modules())
@@ -192,8 +184,6 @@ class _PassState(_State):
 
 class _SharedPass(_SharedRule):
     """Relevance goes through unchanged."""
-
-    once = False
 
     def state(self, module: nn.Module, x: Tensor, output: Tensor) -> _State:
         return _PassState(output.detach(), self.memory)
