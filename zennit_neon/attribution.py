@@ -197,7 +197,7 @@ class ClusterGradient(Attributor):
                     x = input[place].detach().to(dtype, copy=input.is_inference())
                     found.append(self._pass(running, x, columns, seed, relevance[place], bar))
             evidence, given = (torch.cat(parts) for parts in zip(*found, strict=True))
-            sums = relevance.flatten(2).sum(2, dtype=torch.float64) if relevance.numel() else torch.zeros_like(given)
+            sums = _amount(relevance)
             running.conclude(total(sums * given.sign()), total(given.abs()))
         return Clusters(evidence, relevance, sums / torch.where(given == 0, torch.nan, given))
 
@@ -259,9 +259,7 @@ def _columns(running: Session, clusters: list[int] | None) -> list[int]:
 
 def _amount(seed: Tensor) -> Tensor:
     """How much is distributed, (N, K), in double precision."""
-    return seed.detach().reshape(*seed.shape[:2], -1).sum(2, dtype=torch.float64) if seed.numel() else seed.new_zeros(
-        seed.shape[:2], dtype=torch.float64
-    )
+    return seed.detach()[..., None].flatten(2).sum(2, dtype=torch.float64)
 
 
 def _dtype_for(input: Tensor, model: nn.Module) -> torch.dtype:

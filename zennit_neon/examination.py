@@ -148,10 +148,11 @@ class Examination:
     def _recognise(self, signals: list[Tensor]) -> None:
         """Take note of signals that functions with a gradient of their own (``torch.autograd.Function``) put out."""
         for part in signals:
-            made_by = getattr(type(part.grad_fn), "_forward_cls", None)
-            if made_by is not None and part.grad_fn not in self._known:
+            made_by: Any = getattr(type(part.grad_fn), "_forward_cls", None)
+            of_torch = getattr(made_by, "__module__", "torch.").startswith("torch.")
+            if not of_torch and part.grad_fn not in self._known:
                 self._known.add(part.grad_fn)
-                self._note("function", self._stack[-1] if self._stack else self.model, made_by.__name__)
+                self._note("function", self._stack[-1] if self._stack else self.model, str(made_by.__name__))
 
     def _without_rule(self, module: nn.Module, takes_signal: bool) -> bool:
         """Take note of a layer that has no rule; whether that says all about it."""
@@ -192,8 +193,8 @@ class Examination:
 
     def say_found(self) -> None:
         """Warn of what was found in the forward pass."""
-        if any(type(hook) in GRADIENTS for module in self.outside for hook in hooks_of(module)):
-            return  # a gradient is what was asked for
+        if self._gradients:
+            return
         for kind, modules in self.found.items():
             functions = sorted({name for names in modules.values() for name in names if name})
             what = f" ({', '.join(functions)})" if functions else ""
@@ -201,11 +202,13 @@ class Examination:
 
     def say_lost(self) -> None:
         """Warn of relevance that was lost on the way back."""
+        if self._gradients:
+            return
         lost = {module: share for module, (part, whole) in self.lost.items() if whole and (share := part / whole) > LOST}
         if lost:
             say(
                 f"up to {max(lost.values()):.1%} of the relevance lands on units that a function such as relu switches off "
-                f"in the forward of {self._where(lost)}, and is lost; use a module such as nn.ReLU"
+                f"in the forward of {self._where(lost)}, and is lost; modules such as nn.ReLU with the rule Pass keep it"
             )
 
     def _where(self, modules: Any) -> str:
@@ -215,10 +218,15 @@ class Examination:
         return ", ".join(names[:3]) + more
 
     @property
+    def _gradients(self) -> bool:
+        """Whether a gradient is what was asked for."""
+        return any(type(hook) in GRADIENTS for module in self.outside for hook in hooks_of(module))
+
+    @property
     def conserves(self) -> bool:
         """Whether all rules are for layers without biases in effect, so that relevance should keep its sum."""
         ruled = [(module, hook) for module in self.outside for hook in hooks_of(module)]
-        if any(type(hook) in GRADIENTS for _, hook in ruled):
+        if self._gradients:
             return False
         layers = [(m, hook) for m, hook in ruled if m._parameters and not isinstance(hook, zennit_rules.Pass)]
         return bool(layers) and not any(_bias_counts(module, hook) for module, hook in layers)

@@ -80,7 +80,8 @@ def is_elementwise(module: nn.Module) -> bool:
     """Whether every output of a layer depends on the input in the same place, and on no other.
 
     A copy of the layer is tried on a few inputs, (N, C), (N, C, T), (N, C, H, W) and with the features last, where C
-    are the sizes of its parameters. What fails is not known, so it is not.
+    are the sizes of its parameters. What fails is not known, so the answer is no; so it is where all inputs are handed
+    on as they are, which needs no rule.
     """
     state = random_state = torch.get_rng_state()
     try:
@@ -121,15 +122,17 @@ def _probes(module: nn.Module) -> list[Tensor]:
 
 
 def _spreads(module: nn.Module, x: Tensor) -> bool | None:
-    """Whether some outputs change with inputs in other places; None if the layer does not take ``x`` or ignores it."""
+    """Whether some outputs change with inputs in other places; None if ``x`` is refused, ignored or handed on."""
     changed = (torch.arange(x.numel(), device=x.device) * 7 % 3 == 0).view(x.shape)
     other = torch.where(changed, 10 * x.flip(0) + 0.5, x)
     try:
         before, after = module(x.clone()), module(other.clone())
     except Exception:  # noqa: BLE001  (a shape that the layer does not take)
         return None
-    if not isinstance(before, Tensor) or before.shape != x.shape or not before.dtype.is_floating_point:
+    if not isinstance(before, Tensor) or before.shape != x.shape or before.dtype != x.dtype:
         return True
+    if torch.equal(before, x):
+        return None
     differs = (before != after) & ~(before.isnan() & after.isnan())
     return bool((differs & ~changed).any()) if bool(differs.any()) else None
 

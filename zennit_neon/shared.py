@@ -147,6 +147,8 @@ class _SharedRule:
         self.rule, self.memory = rule, memory
         self._x: Tensor | None = None
         self._leaf: Tensor | None = None
+        owners = (getattr(function, "__self__", None) for function in module._forward_hooks.values())
+        self._watched = any(not isinstance(owner, Hook) for owner in owners)
 
     def state(self, module: nn.Module, x: Tensor, output: Tensor) -> _State:
         """What the rule needs for its backward passes."""
@@ -162,7 +164,7 @@ class _SharedRule:
         if not inputs[0].requires_grad:
             return None
         self._x = inputs[0]
-        self._leaf = inputs[0].detach().requires_grad_(self.graph)
+        self._leaf = inputs[0].detach().requires_grad_(self.graph or self._watched)
         inplace = any(getattr(part, "inplace", False) for part in module.modules())
         return (self._leaf.clone() if inplace else self._leaf,)  # what others hold is not to be written over
 
@@ -174,7 +176,10 @@ class _SharedRule:
             raise UnknownRuleError(f"{type(module).__name__} puts out a {type(output).__name__} in place of one tensor")
         x, leaf = self._x, self._leaf
         self._x = self._leaf = None
-        return _Propagate.apply(x, self.state(module, leaf, output))
+        made: Tensor = _Propagate.apply(x, self.state(module, leaf, output))
+        for hook in (output._backward_hooks or {}).values():  # of hooks of the user's that run before this one
+            made.register_hook(hook)
+        return made
 
 
 class _PassState(_State):

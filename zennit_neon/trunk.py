@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,7 +131,8 @@ class Trunk(Closed):
 
     def _within(self, running: Session) -> Trunk:
         """The same route on the twin of a session: several threads may ask one explanation."""
-        worker = copy.copy(self)
+        worker = object.__new__(type(self))
+        vars(worker).update(vars(self))
         worker._session, worker._entered, worker._kept, worker._scores_of = running, [], {}, None
         worker.head = running.head
         return worker
