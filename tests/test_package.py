@@ -13,15 +13,16 @@ PACKAGE = Path(zennit_neon.__file__).parent
 
 #: From the bottom to the top; a module may import those that stand before it (docs/architecture.md).
 LAYERS = [
-    ["functional", "affine", "arrays", "tabular", "elbow", "guard", "network", "picture", "pooling"],
-    ["layer", "fitting"],
+    ["functional", "affine", "arrays", "tabular", "elbow", "guard", "network", "picture", "pooling", "operations"],
+    ["layer", "fitting", "twin", "registration"],
     ["support", "tree", "steps"],
     ["types", "heads", "encoding"],
-    ["rules", "softmax", "kernel", "hierarchy", "terms"],
+    ["rules", "softmax", "kernel", "hierarchy", "terms", "examination"],
     ["surrogate", "pruning"],
     ["neuralize", "shared"],
     ["composites", "canonizers"],
-    ["attribution", "routes"],
+    ["session", "routes"],
+    ["attribution", "trunk"],
     ["explanation", "kde", "roots"],
     ["baselines", "captum"],
     ["plot", "vision"],

@@ -456,7 +456,10 @@ def test_every_head_is_shared(head, composite):
 def test_a_foreign_composite_on_the_trunk_is_refused():
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     model, trunk = with_head(_convolutions(nn.ReLU()).double(), x), EpsilonPlus()
-    with trunk.context(model[0]), pytest.raises(ValueError, match=r"'0\.0' \(Conv2d\) already has the rules of another"):
+    with (
+        trunk.context(model[0]),
+        pytest.raises(ValueError, match=r"'0\.0' \(Conv2d\) already has the rules of another"),
+    ):
         ClusterGradient(model)(x)
 
 

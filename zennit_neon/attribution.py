@@ -144,9 +144,8 @@ class ClusterGradient(Attributor):
         """The attributor itself: each call attaches the composite to a twin of the model."""
         return self
 
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> bool:
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         """Nothing has to be taken off."""
-        return False
 
     @contextlib.contextmanager
     def _inactive(self) -> Iterator[None]:

@@ -216,9 +216,7 @@ class NEON(attr.Attribution):
             return part
         return part.to(self._like.dtype)
 
-    def _forward(
-        self, running: Session, parts: tuple[Tensor, ...], further: tuple[Any, ...]
-    ) -> tuple[Tensor, Tensor]:
+    def _forward(self, running: Session, parts: tuple[Tensor, ...], further: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         """Output of the model, and what entered the head."""
         entered: list[Tensor] = []
         with running.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].detach())):
@@ -290,6 +288,7 @@ class LayerNEON(NEON, attr.LayerAttribution):
         A tuple where the layer puts out or takes more than one tensor. Delta is evidence minus the sum of relevance at
         the layer. All else is as for :meth:`NEON.attribute`.
         """
+
         def tap(running: Session) -> contextlib.AbstractContextManager[list[Tensor]]:
             return _tapped(_counterpart(running.twin, self.model, self.layer), attribute_to_layer_input)
 

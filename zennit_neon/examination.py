@@ -55,8 +55,8 @@ SENTENCES = {
     "values, queries and keys alike",
     "norm": "signals are normalised{what} in the forward of {where}: in the gradient of a norm relevance does not keep "
     "its sum",
-    "function": "functions{what} are applied in the forward of {where}: relevance passes them as the plain gradient; use "
-    "modules that the composite has a rule for",
+    "function": "functions{what} are applied in the forward of {where}: relevance passes them as the plain gradient; "
+    "use modules that the composite has a rule for",
 }
 
 
@@ -100,7 +100,9 @@ class Examination:
         self._known: set[Any] = set()
         self._refuse_nothing()
         for module in self.outside:
-            if module not in self.covered and any(isinstance(v, torch.jit.ScriptFunction) for v in vars(module).values()):
+            if module not in self.covered and any(
+                isinstance(v, torch.jit.ScriptFunction) for v in vars(module).values()
+            ):
                 self._note("function", module, "scripted")
 
     def _refuse_nothing(self) -> None:
@@ -110,8 +112,8 @@ class Examination:
         if layers and not ruled:
             raise ValueError(
                 f"no rule of the composite applies to any layer before the head, such as "
-                f"{_named(self.names[layers[0]], layers[0])}, so relevance would be the plain gradient: give a composite "
-                "with rules for these layers, such as composite=Neon(EpsilonPlus())"
+                f"{_named(self.names[layers[0]], layers[0])}, so relevance would be the plain gradient: give a "
+                "composite with rules for these layers, such as composite=Neon(EpsilonPlus())"
             )
 
     @contextlib.contextmanager
@@ -204,11 +206,11 @@ class Examination:
         """Warn of relevance that was lost on the way back."""
         if self._gradients:
             return
-        lost = {module: share for module, (part, whole) in self.lost.items() if whole and (share := part / whole) > LOST}
+        lost = {module: part / whole for module, (part, whole) in self.lost.items() if part > LOST * whole}
         if lost:
             say(
-                f"up to {max(lost.values()):.1%} of the relevance lands on units that a function such as relu switches off "
-                f"in the forward of {self._where(lost)}, and is lost; modules such as nn.ReLU with the rule Pass keep it"
+                f"up to {max(lost.values()):.1%} of the relevance lands on units that a function such as relu switches "
+                f"off in the forward of {self._where(lost)}, and is lost; nn.ReLU with the rule Pass keeps it"
             )
 
     def _where(self, modules: Any) -> str:
@@ -270,9 +272,8 @@ def _is_identity(module: Any) -> bool:
     """Whether a batch norm was merged into the layer before it."""
     if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None:
         return False
-    zero = (module.running_mean, *(() if module.bias is None else (module.bias,)))
-    one = (module.running_var, *(() if module.weight is None else (module.weight,)))
-    return all(not bool(value.any()) for value in zero) and all(bool((value == 1).all()) for value in one)
+    values = ((module.running_mean, 0), (module.bias, 0), (module.running_var, 1), (module.weight, 1))
+    return all(value is None or bool(torch.eq(value, number).all()) for value, number in values)
 
 
 def _bias_counts(module: nn.Module, hook: Any) -> bool:

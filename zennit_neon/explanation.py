@@ -128,7 +128,7 @@ def explain(
     route: Closed
     if is_trunk:
         route = trunk = Trunk(model, composite, Table(X), batch_size, progress)
-        competitor = trunk.composite.competitor if competitor is None else competitor
+        competitor = trunk.competitor if competitor is None else competitor
     else:
         route = _closed(model, X, batch_size, progress)
     head, table = route.head, route.table

@@ -108,7 +108,7 @@ def autocasts(device: str) -> bool:
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """Autocast off for a while, on all devices: evidence is a difference of distances, which half precision rounds away.
+    """Autocast off for a while, on all devices: half precision rounds away the differences of distances.
 
     Also a decorator: ``@exact()``.
     """

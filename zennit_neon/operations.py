@@ -9,53 +9,65 @@ from torch import Tensor
 
 __all__ = ["gated", "kind_of", "signals_in"]
 
+
+def _names(text: str) -> frozenset[str]:
+    """Names of functions, as words."""
+    return frozenset(text.split())
+
+
 #: Values only change their place, or one of several is chosen: the gradient takes relevance where it came from.
-ROUTES = frozenset(
+ROUTES = _names(
     """
-    __get__ view view_as reshape reshape_as permute transpose t swapaxes swapdims movedim moveaxis adjoint flatten ravel
-    unflatten squeeze unsqueeze expand expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile atleast_1d
-    atleast_2d atleast_3d contiguous clone to type type_as float double half bfloat16 cpu cuda detach detach_ requires_grad
-    requires_grad_ retain_grad register_hook alias positive pos identity dropout dropout1d dropout2d dropout3d
-    alpha_dropout feature_dropout feature_alpha_dropout cat concat concatenate stack hstack vstack dstack column_stack
-    row_stack block_diag meshgrid split split_with_sizes tensor_split hsplit vsplit dsplit chunk unbind narrow select
-    getitem setitem index_select masked_select take take_along_dim gather scatter index_put index_copy index_fill
-    masked_fill masked_scatter slice_scatter select_scatter diagonal_scatter where diag diagonal diag_embed tril triu
-    flip fliplr flipud roll rot90 pad pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle fold unfold
-    im2col col2im as_strided sort topk kthvalue max min amax amin aminmax maximum minimum fmax fmin median nanmedian
+    __get__ view view_as reshape reshape_as permute transpose t swapaxes swapdims movedim moveaxis adjoint
+    flatten ravel unflatten squeeze unsqueeze expand expand_as broadcast_to broadcast_tensors repeat
+    repeat_interleave tile atleast_1d atleast_2d atleast_3d contiguous clone to type type_as float double half
+    bfloat16 cpu cuda detach detach_ requires_grad requires_grad_ retain_grad register_hook alias positive pos
+    identity dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout cat
+    concat concatenate stack hstack vstack dstack column_stack row_stack block_diag meshgrid split
+    split_with_sizes tensor_split hsplit vsplit dsplit chunk unbind narrow select getitem setitem index_select
+    masked_select take take_along_dim gather scatter index_put index_copy index_fill masked_fill masked_scatter
+    slice_scatter select_scatter diagonal_scatter where diag diagonal diag_embed tril triu flip fliplr flipud
+    roll rot90 pad pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle fold unfold im2col
+    col2im as_strided sort topk kthvalue max min amax amin aminmax maximum minimum fmax fmin median nanmedian
     mode cummax cummin max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices
     max_pool3d_with_indices _max_pool1d _max_pool2d _max_pool3d adaptive_max_pool1d adaptive_max_pool2d
     adaptive_max_pool3d adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices
-    adaptive_max_pool3d_with_indices _adaptive_max_pool1d _adaptive_max_pool2d _adaptive_max_pool3d fractional_max_pool2d
-    fractional_max_pool3d max_unpool1d max_unpool2d max_unpool3d iter len view_as_real view_as_complex real
-    upsample_nearest nan_to_num pin_memory share_memory as_tensor asarray zero fill copy set deg2rad empty_like
-    zeros_like ones_like rand_like randn_like embedding one_hot resolve_conj resolve_neg data
-    """.split()
+    adaptive_max_pool3d_with_indices _adaptive_max_pool1d _adaptive_max_pool2d _adaptive_max_pool3d
+    fractional_max_pool2d fractional_max_pool3d max_unpool1d max_unpool2d max_unpool3d iter len view_as_real
+    view_as_complex real upsample_nearest nan_to_num pin_memory share_memory as_tensor asarray zero fill copy
+    set deg2rad empty_like zeros_like ones_like rand_like randn_like embedding one_hot resolve_conj resolve_neg
+    data
+    """
 )
-SUMS = frozenset("add sub subtract rsub add_n addcmul addcdiv lerp index_add scatter_add".split())
-TOTALS = frozenset("sum nansum cumsum trace segment_reduce".split())
-MEANS = frozenset(
+SUMS = _names(
+    """
+    add sub subtract rsub add_n addcmul addcdiv lerp index_add scatter_add
+    """
+)
+TOTALS = frozenset(["sum", "nansum", "cumsum", "trace", "segment_reduce"])
+MEANS = _names(
     """
     mean nanmean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate upsample upsample_bilinear
-    """.split()
-)
-SCALINGS = frozenset("mul multiply div divide truediv true_divide neg negative".split())
-LAYERS = frozenset(
     """
-    linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution _convolution
-    bilinear matmul mm bmm mv dot vdot inner outer ger einsum tensordot kron addmm addmv addbmm baddbmm addr chain_matmul
-    multi_dot vecdot embedding_bag prelu
-    """.split()
+)
+SCALINGS = frozenset(["mul", "multiply", "div", "divide", "truediv", "true_divide", "neg", "negative"])
+LAYERS = _names(
+    """
+    linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution
+    _convolution bilinear matmul mm bmm mv dot vdot inner outer ger einsum tensordot kron addmm addmv addbmm
+    baddbmm addr chain_matmul multi_dot vecdot embedding_bag prelu
+    """
 )
 ATTENTION = frozenset(["scaled_dot_product_attention", "multi_head_attention_forward"])
-NORMS = frozenset(
+NORMS = _names(
     """
     layer_norm native_layer_norm group_norm batch_norm instance_norm rms_norm normalize local_response_norm norm
     vector_norm matrix_norm renorm var std var_mean std_mean
-    """.split()
+    """
 )
 #: Element-wise functions that only let through or switch off: as good as ``Pass``, but for what they switch off.
-GATES = frozenset("relu relu6 clamp clamp_min clamp_max clip hardtanh threshold".split())
+GATES = frozenset(["relu", "relu6", "clamp", "clamp_min", "clamp_max", "clip", "hardtanh", "threshold"])
 #: Several signals are multiplied or divided by these.
 PRODUCTS = SCALINGS | LAYERS | frozenset(["pow", "float_power", "floor_divide", "cdist", "cross", "cosine_similarity"])
 

@@ -27,8 +27,8 @@ def refuse_others(model: nn.Module) -> None:
         if hooks_of(module):
             what = f"{name!r}" if name else "the model"
             raise RuntimeError(
-                f"{what} ({type(module).__name__}) already has a rule of another composite, and two rules for one layer "
-                "give neither's relevance: leave the context of the other composite first"
+                f"{what} ({type(module).__name__}) already has a rule of another composite, and two rules for one "
+                "layer give neither's relevance: leave the context of the other composite first"
             )
 
 
@@ -54,7 +54,7 @@ def complete(composite: Composite, model: nn.Module, activation: Callable[[str],
                     _detach(module, hook)
         elif not hooks and _may_be_activation(module):
             rule = activation(name)
-            if type(rule) is Pass and is_elementwise(module):
+            if rule is not None and type(rule) is Pass and is_elementwise(module):
                 made = rule.copy()
                 composite.hook_refs.add(made)
                 composite.handles.append(made.register(module))
@@ -89,7 +89,7 @@ def is_elementwise(module: nn.Module) -> bool:
             part = _bare(module)
             found = [_spreads(part, x) for x in _probes(part)]
             random_state = torch.get_rng_state()
-    except Exception:  # noqa: BLE001  (the user's own code: whatever it raises, nothing is known)
+    except Exception:
         return False
     finally:
         if not torch.equal(state, random_state):
@@ -127,7 +127,7 @@ def _spreads(module: nn.Module, x: Tensor) -> bool | None:
     other = torch.where(changed, 10 * x.flip(0) + 0.5, x)
     try:
         before, after = module(x.clone()), module(other.clone())
-    except Exception:  # noqa: BLE001  (a shape that the layer does not take)
+    except Exception:
         return None
     if not isinstance(before, Tensor) or before.shape != x.shape or before.dtype != x.dtype:
         return True

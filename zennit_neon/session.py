@@ -112,9 +112,9 @@ def session(model: nn.Module, composite: Composite, active: bool = True) -> Iter
 @contextlib.contextmanager
 def plain_session(model: nn.Module) -> Iterator[Session]:
     """A model without rules, in evaluation mode, for the time of one call."""
-    with exact(), torch.inference_mode(False):
-        with twinned(unwrapped(model), lambda hook: True, lambda model, twin: True) as twin:
-            yield Session(twin)
+    twin = twinned(unwrapped(model), lambda hook: True, lambda model, twin: True)
+    with exact(), torch.inference_mode(False), twin as found:
+        yield Session(found)
 
 
 def only_head(model: nn.Module) -> Head:
@@ -153,9 +153,10 @@ def _same_rules(composite: Composite) -> Callable[[nn.Module, Twin], bool]:
             for name, module in model.named_modules():
                 part = twin.of(module)
                 ours, theirs = module_map(first, name, module), module_map(other, name, part)
-                if ours is not theirs and type(module) is type(part):
-                    if type(ours) is not type(theirs) or module_map(again, name, module) is ours:
-                        return False
+                if ours is theirs or type(module) is not type(part):
+                    continue
+                if type(ours) is not type(theirs) or module_map(again, name, module) is ours:
+                    return False
         return True
 
     return same

@@ -71,6 +71,11 @@ class Trunk(Closed):
         return self.head.beta if own is None else own
 
     @property
+    def competitor(self) -> int | None:
+        """The competitor of the composite."""
+        return None if self.composite is None else self.composite.competitor
+
+    @property
     def conserves(self) -> bool:
         """The rules of the layers below may lose some."""
         return False

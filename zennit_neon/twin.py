@@ -1,4 +1,4 @@
-"""A twin of a model: the same layers and numbers, on which rules can be attached while the model itself is left alone."""
+"""A twin of a model: the same layers and numbers, to which rules are attached while the model is left alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -77,7 +77,8 @@ def twinned(model: nn.Module, own: Callable[[Hook], bool], same: Callable[[nn.Mo
         for name, module in model.named_modules():
             if any(not own(hook) for hook in hooks_of(module)):
                 raise ValueError(
-                    f"{_named(name, module)} already has the rules of another composite attached: leave its context first"
+                    f"{_named(name, module)} already has the rules of another composite attached: leave its context "
+                    "first"
                 )
         reason = None
         try:
@@ -99,8 +100,8 @@ def _lent(model: nn.Module, reason: str) -> Iterator[Twin]:
     changed = [name for name, part in model.named_modules() if unwrapped(part) is not part or _reparametrised(part)]
     if changed:
         raise ValueError(
-            f"{changed[0] or 'the model'!r} is compiled or has a reparametrised weight, which a copy of the model would "
-            f"be explained without, but the model cannot be copied: {reason}"
+            f"{changed[0] or 'the model'!r} is compiled or has a reparametrised weight, which takes a copy of the "
+            f"model to explain, but it cannot be copied: {reason}"
         )
     with _LOCK, evaluating(model):
         snapshot = Snapshot(model)
@@ -133,7 +134,9 @@ def _copied(model: nn.Module) -> Twin:
         raise UncopiableError("a module returns itself when it is copied")
     for part in twin.modules():
         for hooks in (part._forward_pre_hooks, part._forward_hooks):
-            for key in [key for key, function in hooks.items() if isinstance(getattr(function, "__self__", None), Hook)]:
+            for key in [
+                key for key, function in hooks.items() if isinstance(getattr(function, "__self__", None), Hook)
+            ]:
                 del hooks[key]
     return Twin(twin, {id(module): memo[id(module)] for module in modules if id(module) in memo})
 
@@ -173,7 +176,7 @@ def _reached(model: nn.Module) -> tuple[list[nn.Module], dict[int, Any]]:
 
 def _shared(value: Tensor) -> Tensor:
     """A tensor with the same storage that requires no gradient; a parameter for a parameter."""
-    if isinstance(value, UninitializedTensorMixin):
+    if is_lazy(value):
         raise ValueError("model has lazy layers without parameters yet: run it once first")
     with torch.inference_mode(False):
         if isinstance(value, nn.Parameter):
@@ -186,6 +189,8 @@ def _shared(value: Tensor) -> Tensor:
 def _check_functions(modules: list[nn.Module], owned: set[int]) -> None:
     """Refuse functions that close over modules or parameters: in a copy they would go on using the original."""
     for module in modules:
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
         functions = [*vars(module).values(), *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         functions += [vars(module).get("forward", type(module).forward)]
         for function in functions:
