@@ -158,6 +158,8 @@ class Examination:
 
     def _without_rule(self, module: nn.Module, takes_signal: bool) -> bool:
         """Take note of a layer that has no rule; whether that says all about it."""
+        if isinstance(module, NORMS) and _is_identity(module):
+            return True
         kind = _kind_of_layer(module)
         if kind is not None and takes_signal:
             self._note(kind, module, "")
@@ -262,7 +264,7 @@ def _kind_of_layer(module: nn.Module) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
         return "attention rule"
     if isinstance(module, NORMS):
-        return None if _is_identity(module) else "norm rule"
+        return "norm rule"
     leaf = not any(True for _ in module.children())
     has_parameters = any(value is not None for value in module._parameters.values())
     return "rule" if leaf and has_parameters else None

@@ -103,6 +103,7 @@ def kind_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], signals: l
         return "sum" if several or name in ("addcmul", "addcdiv") else _sign(func, name, args)
     if name in TOTALS | MEANS:  # of one value each, they are none
         alone = isinstance(out, Tensor) and out.numel() == signals[0].numel() and not name.startswith("cum")
+        alone = alone and ("pool" not in name or torch.equal(out, signals[0]))
         return None if alone else "sum" if name in TOTALS else "mean"
     if name in SCALINGS:
         return _scale(func, name, args, kwargs)

@@ -122,7 +122,7 @@ def _probes(module: nn.Module) -> list[Tensor]:
 
 
 def _spreads(module: nn.Module, x: Tensor) -> bool | None:
-    """Whether some outputs change with inputs in other places; None if ``x`` is refused, ignored or handed on."""
+    """Whether some outputs change with inputs in other places; None if that cannot be told."""
     changed = (torch.arange(x.numel(), device=x.device) * 7 % 3 == 0).view(x.shape)
     other = torch.where(changed, 10 * x.flip(0) + 0.5, x)
     try:
@@ -130,7 +130,7 @@ def _spreads(module: nn.Module, x: Tensor) -> bool | None:
     except Exception:
         return None
     if not isinstance(before, Tensor) or before.shape != x.shape or before.dtype != x.dtype:
-        return True
+        return None
     if torch.equal(before, x):
         return None
     differs = (before != after) & ~(before.isnan() & after.isnan())
