@@ -88,7 +88,10 @@ FOUND = {
     "scale by parameters": (lambda net, y: net.scale * y, "scaled by constants \\(mul\\)"),
     "negative": (lambda net, y: -y, "scaled by constants \\(neg\\)"),
     "from a constant": (lambda net, y: 1 - y, "scaled by constants \\(rsub\\)"),
-    "linear": (lambda net, y: F.linear(y, net.second.weight.new_ones(6, 6)), "layers are applied as functions \\(linear"),
+    "linear": (
+        lambda net, y: F.linear(y, net.second.weight.new_ones(6, 6)),
+        "layers are applied as functions \\(linear",
+    ),
     "matmul by weights": (lambda net, y: y @ torch.eye(6), "layers are applied as functions \\(matmul"),
     "convolution": (
         lambda net, y: F.conv1d(y[:, None], torch.ones(1, 1, 3), padding=1)[:, 0],
@@ -349,7 +352,9 @@ def test_residual_networks_without_their_canonizer_are_said():
     network.fc = nn.Identity()
     x = torch.randn(2, 3, 64, 64)
     model = with_head(network, x, count=2)
-    with pytest.warns(UserWarning, match=r"signals are added \(add\) in the forward of '0.layer1.0' \(BasicBlock\), .* mor"):
+    with pytest.warns(
+        UserWarning, match=r"signals are added \(add\) in the forward of '0.layer1.0' \(BasicBlock\), .* mor"
+    ):
         NEON(model, EpsilonPlus()).attribute(x)
 
 

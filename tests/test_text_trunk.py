@@ -666,6 +666,7 @@ class Sometimes(nn.Module):
 
     def __init__(self, call):
         super().__init__()
+        self.within = nn.Identity()  # a leaf would be tried out
         Sometimes.left = call
 
     def forward(self, x):

@@ -107,7 +107,11 @@ def test_threads_may_share_an_attributor_and_an_explanation():
     model = with_head(MODELS["copied"](), batches[0], beta=1.0)
     attributor, method = ClusterGradient(model, EpsilonPlus()), NEON(model, EpsilonPlus())
     e = neon.explain(model, batches[0], composite=EpsilonPlus())
-    expected = [attributor(x)[1] for x in batches], [method.attribute(x) for x in batches], [e.through(k) for k in range(4)]
+    expected = (
+        [attributor(x)[1] for x in batches],
+        [method.attribute(x) for x in batches],
+        [e.through(k) for k in range(4)],
+    )
     runs = lambda x: attributor(x)[1], method.attribute, e.through  # noqa: E731
     for run, items, wanted in zip(runs, (batches, batches, range(4)), expected, strict=True):
         for results, want in zip(in_threads(run, items), wanted, strict=True):
@@ -131,7 +135,10 @@ def test_what_cannot_be_copied_is_lent(name):
 def test_a_model_that_can_neither_be_copied_nor_used_is_refused():
     trunk = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8)), Locked())
     model = with_head(trunk, torch.randn(9, 6))
-    with unharmed(model), pytest.raises(ValueError, match="'0.0' is compiled or has a reparametrised weight, .* pickle"):
+    with (
+        unharmed(model),
+        pytest.raises(ValueError, match="'0.0' is compiled or has a reparametrised weight, .* pickle"),
+    ):
         neon.explain(model, torch.randn(9, 6), composite=EpsilonPlus())
 
 

@@ -124,7 +124,7 @@ def exact() -> Iterator[None]:
 
 def unwrapped(model: Any) -> Any:
     """The module that was compiled (``torch.compile``) or wrapped for several devices; anything else as it is."""
-    while isinstance(model, nn.Module):
+    while isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):
         inner = model._modules.get("module") if isinstance(model, WRAPPERS) else model._modules.get("_orig_mod")
         if inner is None:
             break
