@@ -387,7 +387,7 @@ def test_what_arrives_is_on_the_result():
     biased = with_head(nn.Sequential(nn.Linear(6, 6), nn.ReLU()).double(), x)
     e = neon.explain(biased, x.numpy(), composite=_exactly(), batch_size=3)
     assert e.arrived == pytest.approx(e.relevance.sum(1) / e.evidence)
-    assert not e.arrived == pytest.approx(1.0)
+    assert e.arrived != pytest.approx(1.0)
     pair = ClusterGradient(model, _exactly())(x)
     evidence, relevance = pair
     assert torch.allclose(pair.arrived, relevance.sum(2) / evidence.clamp(min=0), equal_nan=True)

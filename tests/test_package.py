@@ -17,7 +17,7 @@ LAYERS = [
     ["layer", "fitting", "twin", "registration"],
     ["support", "tree", "steps"],
     ["types", "heads", "encoding"],
-    ["rules", "softmax", "kernel", "hierarchy", "terms", "examination"],
+    ["rules", "softmax", "kernel", "hierarchy", "terms", "examination", "targets"],
     ["surrogate", "pruning"],
     ["neuralize", "shared"],
     ["composites", "canonizers"],

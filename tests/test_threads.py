@@ -112,7 +112,7 @@ def test_threads_may_share_an_attributor_and_an_explanation():
         [method.attribute(x) for x in batches],
         [e.through(k) for k in range(4)],
     )
-    runs = lambda x: attributor(x)[1], method.attribute, e.through  # noqa: E731
+    runs = (lambda x: attributor(x)[1]), method.attribute, e.through
     for run, items, wanted in zip(runs, (batches, batches, range(4)), expected, strict=True):
         for results, want in zip(in_threads(run, items), wanted, strict=True):
             assert all(torch.equal(result, want) for result in results)

@@ -20,6 +20,7 @@ from .heads import Head
 from .neuralize import neuralize
 from .routes import Closed, Question
 from .session import Session, plain_session, session, total
+from .targets import as_parts, chosen, columns_of, explained, missing
 from .trunk import Trunk
 from .twin import Twin
 
@@ -129,7 +130,7 @@ class NEON(attr.Attribution):
         with exact():
             found, amount = self._closed(parts[0], target) if closed else self._by_rules(parts, further, target)
         relevance = found if isinstance(inputs, tuple) else found[0]
-        return (relevance, _delta(amount, found)) if return_convergence_delta else relevance
+        return (relevance, missing(amount, found)) if return_convergence_delta else relevance
 
     def compute_convergence_delta(
         self,
@@ -142,7 +143,7 @@ class NEON(attr.Attribution):
         with plain_session(self.model) as plain, torch.no_grad():
             output, entered = self._forward(plain, *self._read(inputs, additional_forward_args))
             _, amount = self._distributed(output, entered, target)
-        return _delta(amount, _parts(attributions, "attributions"))
+        return missing(amount, as_parts(attributions, "attributions"))
 
     def assigned(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: Any = None) -> Tensor:
         """Output of the cluster that each input is assigned to, int64 (N,): a target for any method of Captum."""
@@ -152,7 +153,7 @@ class NEON(attr.Attribution):
 
     def _read(self, inputs: Any, arguments: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         """Inputs and additional arguments as tuples, as Captum reads them."""
-        parts = _parts(inputs)
+        parts = as_parts(inputs)
         further = () if arguments is None else arguments if isinstance(arguments, tuple) else (arguments,)
         if self.model is self.head:
             if len(parts) != 1 or further:
@@ -167,7 +168,7 @@ class NEON(attr.Attribution):
         shape = (len(x), len(head.clusters), *x.shape[2:])
         cluster, place = None, None
         if target is not None:
-            column, place = _chosen(target, shape)
+            column, place = chosen(target, shape)
             cluster = self._clusters(column, x.ndim - 1).cpu().expand(route.shape)
         beta = head.beta if self.beta is None else self.beta
         if beta is None and not head.soft and len(x):
@@ -178,9 +179,9 @@ class NEON(attr.Attribution):
             beta = route.calibrate(keep=target is None)
         relevance, evidence, own = route.relevance(Question(beta), cluster)
         if target is None:
-            _columns(own, head, shape)
+            columns_of(own, head, shape)
         if evidence.ndim > 1:
-            where = _where(evidence, place)
+            where = explained(evidence, place)
             relevance, evidence = relevance * where.unsqueeze(1), evidence * where
         return (relevance,), evidence
 
@@ -204,8 +205,8 @@ class NEON(attr.Attribution):
                 raise ValueError("layer must lie between the inputs and the evidence, but no relevance gets there")
             relevance = tuple(torch.zeros_like(x) if r is None else r for x, r in zip(sources, found, strict=True))
             if tap is None:
-                whole = _delta(amount, ())
-                running.conclude(total((whole - _delta(amount, relevance)) * whole.sign()), total(whole.abs()))
+                whole = missing(amount, ())
+                running.conclude(total((whole - missing(amount, relevance)) * whole.sign()), total(whole.abs()))
                 relevance = tuple(part.to(x.dtype) for part, x in zip(relevance, parts, strict=True))
         return relevance, amount
 
@@ -229,14 +230,14 @@ class NEON(attr.Attribution):
     def _distributed(self, output: Tensor, entered: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """Column (N,) of each input, and the amount (N, ...) that is distributed at each of its locations."""
         shape = output.shape
-        column, place = (self._assigned(shape, entered), None) if target is None else _chosen(target, shape)
+        column, place = (self._assigned(shape, entered), None) if target is None else chosen(target, shape)
         column = column.to(output.device)
         evidence = amount = output[torch.arange(len(output)), column]
         if self._competitor is not None:  # evidence against that one alone
             layer, cluster = self.head.evidence_layer, self._clusters(column, evidence.ndim).expand(evidence.shape)
             scores = layer.scores(self.head.rows(entered))
             amount = layer.versus(scores, self._competitor, cluster.flatten())[1].view(evidence.shape).to(evidence)
-        return column, amount if evidence.ndim == 1 else amount * _where(evidence, place)
+        return column, amount if evidence.ndim == 1 else amount * explained(evidence, place)
 
     def _clusters(self, column: Tensor, ndim: int) -> Tensor:
         """Clusters (N, 1, ...) of outputs (N,)."""
@@ -245,7 +246,7 @@ class NEON(attr.Attribution):
     def _assigned(self, shape: tuple[int, ...], entered: Tensor) -> Tensor:
         """Output (N,) of the assigned clusters, of what entered the head."""
         layer = self.head.evidence_layer
-        return _columns(layer.contest(layer.scores(self.head.rows(entered))).cluster[:, 0], self.head, shape)
+        return columns_of(layer.contest(layer.scores(self.head.rows(entered))).cluster[:, 0], self.head, shape)
 
 
 class LayerNEON(NEON, attr.LayerAttribution):
@@ -294,7 +295,7 @@ class LayerNEON(NEON, attr.LayerAttribution):
 
         found, amount = self._by_rules(*self._read(inputs, additional_forward_args), target, tap)
         relevances = found if len(found) > 1 else found[0]
-        return (relevances, _delta(amount, found)) if return_convergence_delta else relevances
+        return (relevances, missing(amount, found)) if return_convergence_delta else relevances
 
 
 class NoiseTunnel(attr.NoiseTunnel):
@@ -322,69 +323,6 @@ class NoiseTunnel(attr.NoiseTunnel):
         if kwargs.get("target") is None and hasattr(self.attribution_method, "assigned"):
             kwargs["target"] = self.attribution_method.assigned(inputs, kwargs.get("additional_forward_args"))
         return super().attribute(inputs, *args, **kwargs)
-
-
-def _parts(inputs: Any, name: str = "inputs") -> tuple[Tensor, ...]:
-    """Inputs as a tuple of floating point tensors with as many rows."""
-    parts = inputs if isinstance(inputs, tuple) else (inputs,)
-    wrong = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
-    wrong = wrong or [str(part.dtype) for part in parts if not part.dtype.is_floating_point]
-    if wrong or not parts:
-        got = f"got {', '.join(wrong) or '()'}; what gets no relevance belongs in additional_forward_args"
-        raise TypeError(f"{name} must be a floating point tensor or a tuple of them, {got}")
-    if len({part.shape[:1] for part in parts}) > 1:
-        raise ValueError(f"{name} must have as many rows each, got shapes {[tuple(part.shape) for part in parts]}")
-    return parts
-
-
-def _chosen(target: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Column (N,) of each input, and its location (N, ndim) if one was chosen, in outputs (N, K, ...)."""
-    wanted = "a whole number, or one for each input" + ("" if len(shape) == 2 else f", or {len(shape) - 1} in a tuple")
-    ids = None
-    with contextlib.suppress(TypeError, ValueError, RuntimeError):
-        ids = torch.as_tensor([target] if isinstance(target, tuple) else target).detach().cpu()
-    if ids is None or ids.is_complex() or ids.dtype == torch.bool or (ids.is_floating_point() and ids.numel()):
-        raise TypeError(f"target must be {wanted}, got {target!r}")
-    if isinstance(target, tuple) or (ids.numel() == 1 and not isinstance(target, list)):
-        rows = ids.reshape(1, -1).expand(shape[0], -1)
-    else:
-        rows = ids[:, None] if ids.ndim == 1 else ids
-    if rows.ndim != 2 or len(rows) != shape[0] or rows.shape[1] not in (1, len(shape) - 1):
-        raise ValueError(f"target must be {wanted}, for outputs {tuple(shape)}; got shape {tuple(ids.shape)}")
-    for found, size, what in zip(rows.T, shape[1:], ["output", *["location"] * (len(shape) - 2)], strict=False):
-        if len(bad := found[(found < 0) | (found >= size)]):
-            known = f"this model has {size} {what}s (0 to {size - 1})"
-            raise ValueError(f"target: {what} {int(bad[0])} was asked for, but {known}")
-    return rows[:, 0].long(), rows[:, 1:].long() if rows.shape[1] > 1 else None
-
-
-def _columns(cluster: Tensor, head: Head, shape: tuple[int, ...]) -> Tensor:
-    """Outputs (N,) of the clusters that inputs are assigned to."""
-    if len(shape) > 2:
-        raise ValueError(
-            f"target must be given, as every location of the outputs {tuple(shape)} has its own cluster: a number for "
-            "the positive evidence at all locations, or a tuple for the evidence at one"
-        )
-    match = cluster[:, None] == head.clusters.to(cluster.device)
-    if not bool(match.any(1).all()):
-        raise ValueError(f"target must be given: some inputs are in none of the clusters {head.clusters.tolist()}")
-    return match.int().argmax(1)
-
-
-def _where(evidence: Tensor, place: Tensor | None) -> Tensor:
-    """The locations (N, ...) that are explained: the chosen one, or else all with positive evidence."""
-    if place is None:
-        return evidence > 0
-    where = torch.zeros_like(evidence, dtype=torch.bool)
-    where[(torch.arange(len(place)), *place.T)] = True
-    return where
-
-
-def _delta(amount: Tensor, found: tuple[Tensor, ...]) -> Tensor:
-    """What was distributed minus the sum of relevance, (N,)."""
-    rows = max(1, len(amount))
-    total = sum(part.reshape(len(amount), part.numel() // rows).sum(1) for part in found)
-    return amount.reshape(len(amount), amount.numel() // rows).sum(1) - total
 
 
 def _layer(model: nn.Module, layer: Any) -> nn.Module:
