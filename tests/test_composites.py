@@ -292,9 +292,11 @@ def test_explain_through_a_trunk_in_inference_mode():
     torch.testing.assert_close(found, expected)
 
 
-def test_composites_are_registered_by_name():
-    assert COMPOSITES["neon_vgg"] is NeonVGG
+def test_composites_that_are_registered_need_no_arguments():
+    """Zennit's own fixtures make one of each."""
     assert COMPOSITES["neon"] is Neon
+    assert NeonVGG not in COMPOSITES.values()
+    Neon()
 
 
 @pytest.mark.parametrize("flat", [1, 2])

@@ -15,15 +15,16 @@ PACKAGE = Path(zennit_neon.__file__).parent
 
 #: From the bottom to the top; a module may import those that stand before it (docs/architecture.md).
 LAYERS = [
-    ["exceptions", "functional", "validation", "arrays", "guard", "pooling", "safe", "picture"],
-    ["affine", "elbow", "labels", "layer", "layout", "network", "tables", "tabular"],
+    ["exceptions", "functional", "validation", "arrays", "guard", "pooling", "safe", "picture", "operations"],
+    ["affine", "elbow", "labels", "layer", "layout", "network", "registration", "tables", "tabular", "twin"],
     ["fitting", "preimages", "steps", "support", "tree"],
     ["encoding", "heads", "types"],
-    ["agreement", "hierarchy", "kernel", "rules", "softmax", "terms"],
+    ["agreement", "examination", "hierarchy", "kernel", "rules", "softmax", "targets", "terms"],
     ["adapters", "pruning", "shared", "surrogate"],
     ["clusterings"],
     ["canonizers", "composites"],
-    ["attribution", "routes"],
+    ["session", "routes"],
+    ["attribution", "trunk"],
     ["explanation", "kde", "roots"],
     ["baselines", "captum"],
     ["plot", "vision"],

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from zennit.attribution import Attributor
-from zennit.composites import MixedComposite
 from zennit.core import Composite
 
 from .composites import Neon
-from .guard import evaluating
-from .heads import Head
+from .guard import say, unwrapped
+from .session import Session, has_neon, only_head, session, total
 from .shared import UnknownRuleError, sharing
 
-__all__ = ["ClusterGradient", "positive_evidence"]
+__all__ = ["ClusterGradient", "Clusters", "positive_evidence"]
 
 #: Numbers of the input in one pass, by default: two images of 448 x 448 (or more small ones).
 PASS_ELEMENTS = 2 * 3 * 448 * 448
@@ -52,6 +51,24 @@ def positive_evidence(cluster: int | None = None) -> Callable[[Tensor], Tensor]:
     return seed
 
 
+class Clusters(tuple[Tensor, Tensor]):
+    """Evidence (N, K, ...) and relevance (N, K, ...), as :class:`ClusterGradient` returns them: unpack it.
+
+    Attributes
+    ----------
+    arrived : Tensor, shape (N, K)
+        Share of what was distributed that arrived at the input; NaN where nothing was.
+    """
+
+    arrived: Tensor
+
+    def __new__(cls, evidence: Tensor, relevance: Tensor, arrived: Tensor) -> Clusters:
+        """A pair, with what arrived."""
+        pair = super().__new__(cls, (evidence, relevance))
+        pair.arrived = arrived
+        return pair
+
+
 class ClusterGradient(Attributor):
     """Relevance of the input for many clusters at once, as Zennit's ``Gradient`` gives it for one.
 
@@ -59,7 +76,9 @@ class ClusterGradient(Attributor):
     costs about one plain backward pass. The numbers are those of one ``Gradient`` for each cluster, seeded with
     :func:`positive_evidence`.
 
-    The model is put in evaluation mode for the duration of a call, and is left as it was.
+    Each call works on a twin of the model, which shares its parameters and is in evaluation mode. The model itself is
+    left alone, also within a ``with`` statement: hooks see relevance if they are registered before the call. One
+    attributor may be called by several threads.
 
     Parameters
     ----------
@@ -80,13 +99,15 @@ class ClusterGradient(Attributor):
     Raises
     ------
     ValueError
-        If the model has not exactly one head, clusters do not exist, or the input is not finite.
+        If the model has not exactly one head, clusters do not exist, the input is not finite, or no rule applies to any
+        layer before the head.
 
     Warns
     -----
     UserWarning
         Once, if the composite has rules, or the model layers, that the passes can not be shared for; each cluster then
-        takes a pass of Zennit's own.
+        takes a pass of its own, with Zennit's rules. And if relevance passes parts of the model that the composite has
+        no rules for, or far less or more of it arrives than was distributed (see :func:`zennit_neon.explain`).
 
     Examples
     --------
@@ -112,13 +133,34 @@ class ClusterGradient(Attributor):
     ):
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        composite = composite if _has_neon(composite) else Neon(composite)
-        super().__init__(model, composite, positive_evidence() if attr_output is None else attr_output)
+        composite = composite if has_neon(composite) else Neon(composite)
+        attr_output = positive_evidence() if attr_output is None else attr_output
+        super().__init__(unwrapped(model), composite, attr_output)
         self.clusters = None if clusters is None else [int(cluster) for cluster in clusters]
         self.batch_size, self.progress = batch_size, progress
-        self._warned = False
+        self._warned, self._active = False, True
 
-    def forward(self, input: Tensor, attr_output_fn: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def __enter__(self) -> ClusterGradient:
+        """The attributor itself: each call attaches the composite to a twin of the model."""
+        return self
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        """Nothing has to be taken off."""
+
+    @contextlib.contextmanager
+    def _inactive(self) -> Iterator[None]:
+        before, self._active = self._active, False
+        try:
+            yield
+        finally:
+            self._active = before
+
+    @property
+    def inactive(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """A context in which the attributor gives plain gradients, as that of Zennit's attributors."""
+        return self._inactive
+
+    def forward(self, input: Tensor, attr_output_fn: Callable[[Tensor], Tensor]) -> Clusters:
         """Evidence and relevance of a batch of inputs.
 
         Parameters
@@ -133,75 +175,98 @@ class ClusterGradient(Attributor):
             Of the chosen clusters.
         relevance : Tensor, shape (N, K, ...)
             For each of them, shaped like the input.
+
+        The pair has the share of what was distributed that has arrived, (N, K), as ``arrived``.
         """
         if not isinstance(input, Tensor) or not input.dtype.is_floating_point or input.ndim < 2:
             raise TypeError(f"input must be a floating point tensor (N, ...), got {_describe(input)}")
-        columns = self._columns()
         size = self.batch_size or max(1, PASS_ELEMENTS // max(1, input[:1].numel()))
-        relevance = input.new_empty((len(input), len(columns), *input.shape[1:]))
-        evidence = []
-        with evaluating(self.model), torch.enable_grad(), self._bar(len(input) * len(columns)) as bar:
-            for start in range(0, max(1, len(input)), size):
-                part = input[start : start + size].detach()
+        found: list[tuple[Tensor, Tensor]] = []
+        with session(self.model, self.composite, self._active) as running:
+            columns, dtype = _columns(running, self.clusters), _dtype_for(input, running.model)
+            shape = (len(input), len(columns), *input.shape[1:])
+            relevance = torch.empty(shape, dtype=input.dtype, device=input.device)
+            with self._bar(len(input) * len(columns)) as bar:
+                for start in range(0, max(1, len(input)), size):
+                    place = slice(start, start + size)
 
-                def seed(found: Tensor, place: slice = slice(start, start + size)) -> Tensor:
-                    return _seed(attr_output_fn, found, place, len(input))
+                    def seed(evidence: Tensor, place: slice = place) -> Tensor:
+                        return _seed(attr_output_fn, evidence, place, len(input))
 
-                evidence.append(self._pass(part, columns, seed, relevance[start : start + size], bar))
-        return torch.cat(evidence), relevance
+                    x = input[place].detach().to(dtype, copy=input.is_inference())
+                    found.append(self._pass(running, x, columns, seed, relevance[place], bar))
+            evidence, given = (torch.cat(parts) for parts in zip(*found, strict=True))
+            sums = _amount(relevance)
+            running.conclude(total(sums * given.sign()), total(given.abs()))
+        return Clusters(evidence, relevance, sums / torch.where(given == 0, torch.nan, given))
 
-    def _pass(self, x: Tensor, columns: list[int], seed: Any, out: Tensor, bar: Any) -> Tensor:
-        """Relevance of a few inputs, written to ``out``; returns their evidence."""
+    def _pass(
+        self, running: Session, x: Tensor, columns: list[int], seed: Any, out: Tensor, bar: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Relevance of a few inputs, written to ``out``; returns their evidence, and how much (N, K) is distributed."""
         if not self._warned:
             try:
-                with sharing(self.model, self.composite):
-                    return self._shared_pass(x, columns, seed, out, bar)
+                assert running.composite is not None
+                with sharing(running.model, running.composite):
+                    return self._shared_pass(running, x, columns, seed, out, bar)
             except UnknownRuleError as error:
                 self._warned = True
-                warnings.warn(
+                say(
                     f"the passes of all clusters can not be shared, as {error}; every cluster takes its own pass with "
-                    "Zennit's rules, to the same effect",
-                    stacklevel=5,
+                    "Zennit's rules"
                 )
         if not columns:
-            return self.model(x)[:, columns].detach()
+            evidence = running(x)[:, columns].detach()
+            return evidence, _amount(evidence)
+        amounts = []
         for position, column in enumerate(columns):
             x = x.detach().requires_grad_()
-            output = self.model(x)
+            output = running(x)
             evidence = output.detach()[:, columns]
             relevance = seed(evidence)[:, position]
             out[:, position] = _pull(output, x, column, relevance, retain=False)
+            amounts.append(_amount(relevance[:, None]))
             bar.update(len(x))
-        return evidence
+        return evidence, torch.cat(amounts, 1)
 
-    def _shared_pass(self, x: Tensor, columns: list[int], seed: Any, out: Tensor, bar: Any) -> Tensor:
+    def _shared_pass(
+        self, running: Session, x: Tensor, columns: list[int], seed: Any, out: Tensor, bar: Any
+    ) -> tuple[Tensor, Tensor]:
         x.requires_grad_()
-        output = self.model(x)
+        output = running(x)
         evidence = output.detach()[:, columns]
         relevance = seed(evidence)
         for position, column in enumerate(columns):
             out[:, position] = _pull(output, x, column, relevance[:, position], retain=True)
             bar.update(len(x))
-        return evidence
-
-    def _columns(self) -> list[int]:
-        """Columns of the evidence of the chosen clusters."""
-        heads = [module for module in self.model.modules() if isinstance(module, Head)]
-        if len(heads) != 1:
-            raise ValueError(
-                f"model must end in one neuralised head, but this {type(self.model).__name__} has {len(heads)}: "
-                "zennit_neon.neuralize(...) makes one from a clustering"
-            )
-        known = heads[0].clusters.tolist()
-        wrong = [cluster for cluster in self.clusters or [] if cluster not in known]
-        if wrong:
-            raise ValueError(f"clusters must be among {known}, which the head puts out, got {wrong}")
-        return [known.index(cluster) for cluster in (known if self.clusters is None else self.clusters)]
+        return evidence, _amount(relevance)
 
     def _bar(self, total: int) -> Any:
         from tqdm.auto import tqdm
 
         return tqdm(total=total, desc="clusters", unit="maps", disable=not self.progress)
+
+
+def _columns(running: Session, clusters: list[int] | None) -> list[int]:
+    """Columns of the evidence of the chosen clusters."""
+    known = only_head(running.model).clusters.tolist()
+    wrong = [cluster for cluster in clusters or [] if cluster not in known]
+    if wrong:
+        raise ValueError(f"clusters must be among {known}, which the head puts out, got {wrong}")
+    return [known.index(cluster) for cluster in (known if clusters is None else clusters)]
+
+
+def _amount(seed: Tensor) -> Tensor:
+    """How much is distributed, (N, K), in double precision."""
+    return seed.detach()[..., None].flatten(2).sum(2, dtype=torch.float64)
+
+
+def _dtype_for(input: Tensor, model: nn.Module) -> torch.dtype:
+    """The precision in which the model takes an input: its own for half types, as autocast makes them."""
+    if input.dtype not in (torch.float16, torch.bfloat16):
+        return input.dtype
+    state = (*model.parameters(), *model.buffers())
+    return next((part.dtype for part in state if part.dtype.is_floating_point), input.dtype)
 
 
 def _pull(output: Tensor, x: Tensor, column: int, relevance: Tensor, retain: bool) -> Tensor:
@@ -224,12 +289,6 @@ def _seed(attr_output_fn: Callable[[Tensor], Tensor], evidence: Tensor, place: s
             f"attr_output must have the shape of the evidence, {tuple(evidence.shape)}, got {tuple(seed.shape)}"
         )
     return seed.to(evidence)
-
-
-def _has_neon(composite: Composite | None) -> bool:
-    if isinstance(composite, MixedComposite):
-        return any(_has_neon(part) for part in composite.composites)
-    return isinstance(composite, Neon)
 
 
 def _describe(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +15,14 @@ from zennit.core import Composite
 from . import functional
 from .clusterings import neuralize
 from .composites import Neon
-from .guard import evaluating
+from .guard import exact, say, unwrapped
 from .heads import Head
-from .routes import Closed, Question, Trunk
+from .routes import Closed, Question
+from .session import Session, plain_session, session, total
 from .tables import Table
+from .targets import as_parts, chosen, columns_of, explained, missing
+from .trunk import Trunk
+from .twin import Twin
 
 __all__ = ["NEON", "LayerNEON", "NoiseTunnel"]
 
@@ -28,7 +31,8 @@ class NEON(attr.Attribution):
     r"""Why is each input in this cluster? NEON (paper 1) with the interface of Captum.
 
     Relevance is that of :func:`~zennit_neon.explain`: in closed form for a clustering, by Zennit's rules for a model
-    with layers before it. The model is put in evaluation mode for the duration of a call, and is left as it was.
+    with layers before it. Each call works on a twin of the model in evaluation mode, which shares its parameters; what
+    the composite does not look after in the model is warned about.
 
     Parameters
     ----------
@@ -59,6 +63,7 @@ class NEON(attr.Attribution):
     """
 
     def __init__(self, model: Any, composite: Composite | None = None, beta: float | None = None):
+        model = unwrapped(model)
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         if composite is not None and not modules:
             raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
@@ -68,6 +73,8 @@ class NEON(attr.Attribution):
         else:
             trunk = Trunk(model, composite, Table(torch.empty(0, 1)))  # what it refuses is refused here
             self.head, self._composite = trunk.head, trunk.composite
+        state = () if self._composite is None else (*model.parameters(), *model.buffers())
+        self._like = next((part for part in state if part.dtype.is_floating_point), None)
         attr.Attribution.__init__(self, model)
         self.model, self.beta = model, functional.check_beta(beta)
         if self.beta is not None and self.head.soft:
@@ -77,7 +84,7 @@ class NEON(attr.Attribution):
             raise ValueError(f"competitor must be from 0 to {self.head.n_clusters - 1}, got {self._competitor}")
         fidelity = self.head.fidelity
         if fidelity is not None and (complaint := fidelity.complaint(0.9, self.head.labels)) is not None:
-            warnings.warn(complaint, stacklevel=2)
+            say(complaint)
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -120,9 +127,10 @@ class NEON(attr.Attribution):
         """
         parts, further = self._read(inputs, additional_forward_args)
         closed = self._composite is None
-        found, amount = self._closed(parts[0], target) if closed else self._by_rules(parts, further, target)
+        with exact():
+            found, amount = self._closed(parts[0], target) if closed else self._by_rules(parts, further, target)
         relevance = found if isinstance(inputs, tuple) else found[0]
-        return (relevance, _delta(amount, found)) if return_convergence_delta else relevance
+        return (relevance, missing(amount, found)) if return_convergence_delta else relevance
 
     def compute_convergence_delta(
         self,
@@ -132,20 +140,20 @@ class NEON(attr.Attribution):
         additional_forward_args: Any = None,
     ) -> Tensor:
         """Evidence minus the sum of ``attributions``, shape (N,); the other arguments as for ``attribute``."""
-        with torch.no_grad():
-            output, entered = self._forward(*self._read(inputs, additional_forward_args))
+        with plain_session(self.model) as plain, torch.no_grad():
+            output, entered = self._forward(plain, *self._read(inputs, additional_forward_args))
             _, amount = self._distributed(output, entered, target)
-        return _delta(amount, _parts(attributions, "attributions"))
+        return missing(amount, as_parts(attributions, "attributions"))
 
     def assigned(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: Any = None) -> Tensor:
         """Output of the cluster that each input is assigned to, int64 (N,): a target for any method of Captum."""
-        with torch.no_grad():
-            output, entered = self._forward(*self._read(inputs, additional_forward_args))
+        with plain_session(self.model) as plain, torch.no_grad():
+            output, entered = self._forward(plain, *self._read(inputs, additional_forward_args))
             return self._assigned(output.shape, entered)
 
     def _read(self, inputs: Any, arguments: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         """Inputs and additional arguments as tuples, as Captum reads them."""
-        parts = _parts(inputs)
+        parts = as_parts(inputs)
         further = () if arguments is None else arguments if isinstance(arguments, tuple) else (arguments,)
         if self.model is self.head:
             if len(parts) != 1 or further:
@@ -160,21 +168,20 @@ class NEON(attr.Attribution):
         shape = (len(x), len(head.clusters), *x.shape[2:])
         cluster, place = None, None
         if target is not None:
-            column, place = _chosen(target, shape)
+            column, place = chosen(target, shape)
             cluster = self._clusters(column, x.ndim - 1).cpu().expand(route.shape)
         beta = head.beta if self.beta is None else self.beta
         if beta is None and not head.soft and len(x):
-            warnings.warn(
+            say(
                 "beta is not set, so it is estimated from this batch (Eq. 3); call head.calibrate(X), or give beta= to "
-                f"{type(self).__name__}, for relevance that does not depend on the batch",
-                stacklevel=4,
+                f"{type(self).__name__}, for relevance that does not depend on the batch"
             )
             beta = route.calibrate(keep=target is None)
         relevance, evidence, own = route.relevance(Question(beta), cluster)
         if target is None:
-            _columns(own, head, shape)
+            columns_of(own, head, shape)
         if evidence.ndim > 1:
-            where = _where(evidence, place)
+            where = explained(evidence, place)
             relevance, evidence = relevance * where.unsqueeze(1), evidence * where
         return (relevance,), evidence
 
@@ -185,26 +192,36 @@ class NEON(attr.Attribution):
         composite = Neon() if self._composite is None else self._composite
         beta = composite.beta if self.beta is None else self.beta
         beta = 1.0 if beta is None and not len(parts[0]) else beta  # nothing to estimate it from, or to use it for
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
-            leaves = tuple(part.detach().clone().requires_grad_() for part in parts)
+        with session(self.model, composite.replaced(beta, self._competitor)) as running:
+            leaves = tuple(self._cast(part).clone().requires_grad_() for part in parts)
             further = tuple(x.clone() if isinstance(x, Tensor) and x.is_inference() else x for x in further)
-            rules = composite.replaced(beta, self._competitor).context(self.model)
-            with rules, contextlib.nullcontext(leaves) if tap is None else tap as sources:
-                output, entered = self._forward(leaves, further)
+            with contextlib.nullcontext(leaves) if tap is None else tap(running) as sources:
+                output, entered = self._forward(running, leaves, further)
                 column, amount = self._distributed(output.detach(), entered, target)
                 seed = torch.zeros_like(output)
                 seed[torch.arange(len(seed)), column] = amount
                 found = torch.autograd.grad(output, sources, seed, allow_unused=True) if sources else (None,)
-        if tap is not None and any(part is None for part in found):
-            raise ValueError("layer must lie between the inputs and the evidence, but no relevance gets there")
-        return tuple(torch.zeros_like(x) if r is None else r for x, r in zip(sources, found, strict=True)), amount
+            if tap is not None and any(part is None for part in found):
+                raise ValueError("layer must lie between the inputs and the evidence, but no relevance gets there")
+            relevance = tuple(torch.zeros_like(x) if r is None else r for x, r in zip(sources, found, strict=True))
+            if tap is None:
+                whole = missing(amount, ())
+                running.conclude(total((whole - missing(amount, relevance)) * whole.sign()), total(whole.abs()))
+                relevance = tuple(part.to(x.dtype) for part, x in zip(relevance, parts, strict=True))
+        return relevance, amount
 
-    def _forward(self, parts: tuple[Tensor, ...], further: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        """Output of the model in evaluation mode, and what entered the head."""
+    def _cast(self, part: Tensor) -> Tensor:
+        """An input; of a half type, as autocast makes them, in the precision of the model."""
+        part = part.detach()
+        if part.dtype not in (torch.float16, torch.bfloat16) or self._like is None:
+            return part
+        return part.to(self._like.dtype)
+
+    def _forward(self, running: Session, parts: tuple[Tensor, ...], further: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        """Output of the model, and what entered the head."""
         entered: list[Tensor] = []
-        note = self.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].detach()))
-        with note, evaluating(self.model):
-            output = self.model(*parts, *further)
+        with running.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].detach())):
+            output = running(*parts, *further)
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         if shape[:2] != (wanted := (len(parts[0]), len(self.head.clusters))):
             raise ValueError(f"model must end in its head and put out evidence of shape {wanted} (, ...), got {shape}")
@@ -213,14 +230,14 @@ class NEON(attr.Attribution):
     def _distributed(self, output: Tensor, entered: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """Column (N,) of each input, and the amount (N, ...) that is distributed at each of its locations."""
         shape = output.shape
-        column, place = (self._assigned(shape, entered), None) if target is None else _chosen(target, shape)
+        column, place = (self._assigned(shape, entered), None) if target is None else chosen(target, shape)
         column = column.to(output.device)
         evidence = amount = output[torch.arange(len(output)), column]
         if self._competitor is not None:  # evidence against that one alone
             layer, cluster = self.head.evidence_layer, self._clusters(column, evidence.ndim).expand(evidence.shape)
             scores = layer.scores(self.head.rows(entered))
             amount = layer.versus(scores, self._competitor, cluster.flatten())[1].view(evidence.shape).to(evidence)
-        return column, amount if evidence.ndim == 1 else amount * _where(evidence, place)
+        return column, amount if evidence.ndim == 1 else amount * explained(evidence, place)
 
     def _clusters(self, column: Tensor, ndim: int) -> Tensor:
         """Clusters (N, 1, ...) of outputs (N,)."""
@@ -229,7 +246,7 @@ class NEON(attr.Attribution):
     def _assigned(self, shape: tuple[int, ...], entered: Tensor) -> Tensor:
         """Output (N,) of the assigned clusters, of what entered the head."""
         layer = self.head.evidence_layer
-        return _columns(layer.contest(layer.scores(self.head.rows(entered))).cluster[:, 0], self.head, shape)
+        return columns_of(layer.contest(layer.scores(self.head.rows(entered))).cluster[:, 0], self.head, shape)
 
 
 class LayerNEON(NEON, attr.LayerAttribution):
@@ -272,10 +289,13 @@ class LayerNEON(NEON, attr.LayerAttribution):
         A tuple where the layer puts out or takes more than one tensor. Delta is evidence minus the sum of relevance at
         the layer. All else is as for :meth:`NEON.attribute`.
         """
-        tap = _tapped(self.layer, attribute_to_layer_input)
+
+        def tap(running: Session) -> contextlib.AbstractContextManager[list[Tensor]]:
+            return _tapped(_counterpart(running.twin, self.model, self.layer), attribute_to_layer_input)
+
         found, amount = self._by_rules(*self._read(inputs, additional_forward_args), target, tap)
         relevances = found if len(found) > 1 else found[0]
-        return (relevances, _delta(amount, found)) if return_convergence_delta else relevances
+        return (relevances, missing(amount, found)) if return_convergence_delta else relevances
 
 
 class NoiseTunnel(attr.NoiseTunnel):
@@ -305,69 +325,6 @@ class NoiseTunnel(attr.NoiseTunnel):
         return super().attribute(inputs, *args, **kwargs)
 
 
-def _parts(inputs: Any, name: str = "inputs") -> tuple[Tensor, ...]:
-    """Inputs as a tuple of floating point tensors with as many rows."""
-    parts = inputs if isinstance(inputs, tuple) else (inputs,)
-    wrong = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
-    wrong = wrong or [str(part.dtype) for part in parts if not part.dtype.is_floating_point]
-    if wrong or not parts:
-        got = f"got {', '.join(wrong) or '()'}; what gets no relevance belongs in additional_forward_args"
-        raise TypeError(f"{name} must be a floating point tensor or a tuple of them, {got}")
-    if len({part.shape[:1] for part in parts}) > 1:
-        raise ValueError(f"{name} must have as many rows each, got shapes {[tuple(part.shape) for part in parts]}")
-    return parts
-
-
-def _chosen(target: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Column (N,) of each input, and its location (N, ndim) if one was chosen, in outputs (N, K, ...)."""
-    wanted = "a whole number, or one for each input" + ("" if len(shape) == 2 else f", or {len(shape) - 1} in a tuple")
-    ids = None
-    with contextlib.suppress(TypeError, ValueError, RuntimeError):
-        ids = torch.as_tensor([target] if isinstance(target, tuple) else target).detach().cpu()
-    if ids is None or ids.is_complex() or ids.dtype == torch.bool or (ids.is_floating_point() and ids.numel()):
-        raise TypeError(f"target must be {wanted}, got {target!r}")
-    if isinstance(target, tuple) or (ids.numel() == 1 and not isinstance(target, list)):
-        rows = ids.reshape(1, -1).expand(shape[0], -1)
-    else:
-        rows = ids[:, None] if ids.ndim == 1 else ids
-    if rows.ndim != 2 or len(rows) != shape[0] or rows.shape[1] not in (1, len(shape) - 1):
-        raise ValueError(f"target must be {wanted}, for outputs {tuple(shape)}; got shape {tuple(ids.shape)}")
-    for found, size, what in zip(rows.T, shape[1:], ["output", *["location"] * (len(shape) - 2)], strict=False):
-        if len(bad := found[(found < 0) | (found >= size)]):
-            known = f"this model has {size} {what}s (0 to {size - 1})"
-            raise ValueError(f"target: {what} {int(bad[0])} was asked for, but {known}")
-    return rows[:, 0].long(), rows[:, 1:].long() if rows.shape[1] > 1 else None
-
-
-def _columns(cluster: Tensor, head: Head, shape: tuple[int, ...]) -> Tensor:
-    """Outputs (N,) of the clusters that inputs are assigned to."""
-    if len(shape) > 2:
-        raise ValueError(
-            f"target must be given, as every location of the outputs {tuple(shape)} has its own cluster: a number for "
-            "the positive evidence at all locations, or a tuple for the evidence at one"
-        )
-    match = cluster[:, None] == head.clusters.to(cluster.device)
-    if not bool(match.any(1).all()):
-        raise ValueError(f"target must be given: some inputs are in none of the clusters {head.clusters.tolist()}")
-    return match.int().argmax(1)
-
-
-def _where(evidence: Tensor, place: Tensor | None) -> Tensor:
-    """The locations (N, ...) that are explained: the chosen one, or else all with positive evidence."""
-    if place is None:
-        return evidence > 0
-    where = torch.zeros_like(evidence, dtype=torch.bool)
-    where[(torch.arange(len(place)), *place.T)] = True
-    return where
-
-
-def _delta(amount: Tensor, found: tuple[Tensor, ...]) -> Tensor:
-    """What was distributed minus the sum of relevance, (N,)."""
-    rows = max(1, len(amount))
-    total = sum(part.reshape(len(amount), part.numel() // rows).sum(1) for part in found)
-    return amount.reshape(len(amount), amount.numel() // rows).sum(1) - total
-
-
 def _layer(model: nn.Module, layer: Any) -> nn.Module:
     """A module of the model, given itself or by its name."""
     modules = dict(model.named_modules())
@@ -378,6 +335,15 @@ def _layer(model: nn.Module, layer: Any) -> nn.Module:
     return found
 
 
+def _counterpart(twin: Twin, model: nn.Module, layer: nn.Module) -> nn.Module:
+    """A layer in the twin of a model, or what a canonizer has put in its place."""
+    found, modules = twin.of(layer), dict(twin.model.named_modules())
+    if any(module is found for module in modules.values()):
+        return found
+    name = next(name for name, module in model.named_modules() if module is layer)
+    return modules.get(".".join(part for part in name.split(".") if part != "_orig_mod"), found)
+
+
 @contextlib.contextmanager
 def _tapped(layer: nn.Module, at_input: bool) -> Iterator[list[Tensor]]:
     """The tensors that leave or enter a layer with rules attached, in a list that the next forward pass fills."""
@@ -385,7 +351,7 @@ def _tapped(layer: nn.Module, at_input: bool) -> Iterator[list[Tensor]]:
 
     def keep(values: Any) -> Any:
         if found:
-            raise ValueError("layer must be run once in a forward pass, but it was run again, and rules keep the last")
+            raise ValueError("layer must be run once in a forward pass, but it was run again: which of them is meant?")
         parts = values if isinstance(values, tuple) else (values,)
         found.extend(part for part in parts if isinstance(part, Tensor) and part.requires_grad)
         copies = tuple(part.clone() if isinstance(part, Tensor) else part for part in parts)  # some layers overwrite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ from zennit.rules import Epsilon, Flat, Gamma, Pass, ZBox
 from zennit.torchvision import VGGCanonizer
 from zennit.types import Convolution, MaxPool
 
-from .guard import Snapshot
+from .guard import Snapshot, say
 from .heads import Head
+from .registration import complete, refuse_others
 from .rules import ClosedForm, Detection, Dissipate, MaxTakeMost, Midpoint, MinTakeMost, SoftTakeMost
 from .support import LogMeanExpPool
 from .types import Contrast, Evidence, Logits, Minimum, NeonLayer, Normalization, SoftMinimum
@@ -108,10 +108,9 @@ class Neon(Composite):
         if not inside:
             return foreign
         if foreign is not None and not isinstance(foreign, (ClosedForm, MinTakeMost, Midpoint, Pass)):
-            warnings.warn(
+            say(
                 f"the trunk composite has {type(foreign).__name__} for {name or 'the model'!r} "
-                f"({type(module).__name__}), a layer of a neuralised head; it keeps NEON's rule instead",
-                stacklevel=2,
+                f"({type(module).__name__}), a layer of a neuralised head; it keeps NEON's rule instead"
             )
         return own
 
@@ -131,26 +130,39 @@ class Neon(Composite):
         return Detection(linear, self.competitor)
 
     def register(self, module: nn.Module) -> None:
-        """Attach the rules to a model until ``remove`` (or the end of the context)."""
+        """Attach the rules to a model until ``remove`` (or the end of the context).
+
+        Every call of a layer has a rule of its own, so that a layer may run several times in a pass of the model.
+        Element-wise layers of the user's own (activations that Zennit does not know) have the rule that the trunk
+        composite has for ReLU, if that is ``Pass``.
+
+        Raises
+        ------
+        RuntimeError
+            If another composite is attached to the model, or Zennit was patched. The model is then as it was.
+        """
         if BasicHook.backward.__module__ != "zennit.core":
             raise RuntimeError(
                 "zennit.core.BasicHook was replaced by "
                 f"{BasicHook.backward.__module__} (a monkey patch such as lxt's): rules in the trunk would be wrong"
             )
         self.remove()
+        refuse_others(module)
         snapshot = Snapshot(module)
         try:
             super().register(module)
+            complete(self, module, lambda name: self._foreign({}, name, nn.ReLU()))
             self._snapshot = snapshot
             if not any(isinstance(child, NeonLayer) for child in module.modules()):
-                warnings.warn(
+                say(
                     f"{type(module).__name__} has no neuralised head, so Neon only applies the trunk composite: "
-                    "end the model in zennit_neon.neuralize(...)",
-                    stacklevel=3,
+                    "end the model in zennit_neon.neuralize(...)"
                 )
-        except BaseException:  # also a warning that the user turned into an error: leave no hook behind
-            self._snapshot = snapshot
-            self.remove()
+        except BaseException:  # also a warning that the user turned into an error: leave nothing behind
+            try:
+                self.remove()
+            finally:
+                snapshot.rollback()
             raise
 
     def remove(self) -> None:
@@ -224,7 +236,6 @@ class VGGBlocks(LayerMapComposite):
         return self.convolutions[min(ctx.get("block", 0), len(self.convolutions) - 1)] if started else self.first
 
 
-@register_composite("neon_vgg")
 class NeonVGG(Neon):
     """``Neon`` around :class:`VGGBlocks`: gamma 0.25 in blocks 1 to 3 and 0.1 in blocks 4 and 5, zB on pixels.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,12 @@ from .agreement import check_predictions
 from .arrays import Array, as_array, plain
 from .clusterings import behind, neuralized
 from .encoding import encode
+from .guard import exact, say, unwrapped
 from .heads import Head
 from .labels import NOISE, are_labels, named, place_of, positions
-from .routes import Closed, Encoded, Question, Trunk
+from .routes import Closed, Encoded, Question
 from .tables import Columns, Table
+from .trunk import Trunk
 from .validation import check_feature_names, real
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "asked_of", "check_fidelity", "explain", "labels_of"]
 
 
+@exact()
 def explain(
     model: Any,
     X: Any,
@@ -68,7 +70,7 @@ def explain(
         inverse of the mean evidence over X (Eq. 3).
     composite : zennit.core.Composite, optional
         Rules for the layers before the head, where ``model`` has any: ``Neon(EpsilonPlus())`` or any Zennit
-        composite, which ``Neon`` is then put around.
+        composite, which ``Neon`` is then put around. What it does not look after in the model is warned about.
     feature_names : sequence of str, optional
         By default the columns of a DataFrame, or the names that the estimator was fitted with.
     batch_size : int, optional
@@ -90,6 +92,13 @@ def explain(
         If the network gives points to other clusters than the estimator predicts (on up to 1,000 rows of X).
     PrecisionError
         If a feature lies so far from zero that its numbers cannot tell the clusters apart.
+
+    Warns
+    -----
+    UserWarning
+        If relevance passes parts of a model that ``composite`` has no rules for (layers without a rule, additions and
+        products in ``forward``, ...), with the name of the module; and if far less or more than the evidence arrives
+        at the input (``arrived``) although no rule has biases to lose it to.
 
     Notes
     -----
@@ -117,6 +126,7 @@ def explain(
     >>> e.evidence
     array([2., 4.])
     """
+    model = unwrapped(model)
     if composite is not None and not isinstance(model, nn.Module):
         raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
     has_head = isinstance(model, nn.Module) and any(isinstance(part, Head) for part in model.modules())
@@ -125,7 +135,8 @@ def explain(
     noise = None
     if is_trunk:
         route = trunk = Trunk(model, composite, Table(X), batch_size, progress)
-        competitor = trunk.composite.competitor if competitor is None else competitor
+        if competitor is None and trunk.competitor is not None:  # rules know clusters by their positions
+            competitor = labels_of(route.head)[place_of(trunk.competitor, None, route.head.n_clusters, "competitor")]
     else:
         route, noise = _closed(model, X, batch_size, progress)
     head, table = route.head, route.table
@@ -205,7 +216,11 @@ def check_fidelity(head: Head, least: float) -> None:
         raise ValueError(f"min_fidelity must be a number from 0 to 1, got {least!r}")
     complaint = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
     if complaint is not None:
-        warnings.warn(complaint, stacklevel=3)
+        say(complaint)
+
+
+#: Examples that doctest does not see behind a decorator.
+__test__ = {"explain": explain}
 
 
 @dataclass(repr=False, eq=False)
@@ -322,18 +337,35 @@ class Explanation:
         return values
 
     @property
+    @exact()
+    def arrived(self) -> Any:
+        """Share of the evidence that arrived at the input, (N,) or (N, ...): the sum of relevance over the evidence.
+
+        1 to rounding where nothing is dissipated (``conserves``); through a model, what its rules have kept. NaN for
+        noise, and where evidence is 0.
+        """
+        relevance = torch.as_tensor(self.relevance if isinstance(self.relevance, Tensor) else _array(self.relevance))
+        evidence = torch.as_tensor(self.evidence).cpu().double()
+        sums = relevance.flatten(1) if evidence.ndim == 1 else relevance.movedim(1, -1)
+        share = sums.sum(-1, dtype=torch.float64).cpu() / torch.where(evidence == 0, torch.nan, evidence)
+        return self._route.table.plain(share.to(torch.as_tensor(self.evidence)))
+
+    @property
+    @exact()
     def competitors(self) -> Any:
         """Relevance that flowed through each competitor, (N, K) or (N, K, ...) (:math:`R_{ck}` of Eq. 2, paper 1).
 
         In the order of ``labels``. Sums to evidence; 0 at the explained cluster itself. Computed anew at each call,
-        from X as it is then.
+        from X as it is then; through a model, from the scores at its head, which are kept.
         """
         return self._route.table.plain(self._without_noise(self._route.shares(self._question, self._asked)))
 
+    @exact()
     def through(self, competitor: Any) -> Any:
         """The part of relevance that flowed through one competitor, given by its label; like X (Fig. 4C, paper 2).
 
-        Sums over all competitors to ``relevance``; 0 for points whose explained cluster is the competitor.
+        Sums over all competitors to ``relevance``; 0 for points whose explained cluster is the competitor. Through a
+        model this is a pass of its own, which an explanation that was pickled cannot make any more.
         """
         k = place_of(competitor, self._route.head.labels, self.n_clusters, "competitor")
         part, _, _ = self._route.relevance(replace(self._question, through=k), self._asked)

@@ -1,14 +1,38 @@
-"""Models that users hand us come back as they were."""
+"""Models, and the state of torch, come back as they were; warnings point at the user's own line."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import torch
+import zennit
 from torch import nn
+from zennit.core import Hook
 
-__all__ = ["Snapshot", "evaluating"]
+__all__ = ["Snapshot", "autocasts", "evaluating", "exact", "hooks_of", "say", "unwrapped"]
+
+#: Dictionaries of hooks of a module.
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+#: Wrappers that put out what the module within does.
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+#: Where warnings never point to.
+_INSIDE = tuple(str(Path(module.__file__ or "").parent) for module in (torch, zennit, sys.modules[__name__]))
+_INSIDE += (contextlib.__file__,)
 
 
 class Snapshot:
@@ -27,13 +51,16 @@ class Snapshot:
             (module, {name: module.__dict__[name] for name in self._names(module) if name in module.__dict__})
             for module in model.modules()
         ]
+        self._attributes = [(module, dict(vars(module))) for module in model.modules()]
+        inner = (*HOOKS, "_modules", "_buffers")
+        self._inner = [(vars(module)[key], dict(vars(module)[key])) for module in model.modules() for key in inner]
 
     @staticmethod
     def _names(module: nn.Module) -> list[str]:
         return [*module._parameters, *module._buffers]
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Put parameters, and the storage of buffers, back."""
         for module, saved in self._saved:
             current: dict[str, Any] = module._parameters
             if list(current) != list(saved) or any(current[name] is not saved[name] for name in saved):
@@ -44,12 +71,22 @@ class Snapshot:
                 module.__dict__.pop(name, None)
             module.__dict__.update(shadows)
         for value, data in self._data:
-            moved = (value.device, value.dtype) != (data.device, data.dtype)  # by the user, who had better keep it so
+            moved = (value.device, value.dtype) != (data.device, data.dtype)  # by the user, who wants it so
             if not moved and value.data_ptr() != data.data_ptr():
                 value.data = data
         for value, flag in self._flags:
             if value.requires_grad != flag:
                 value.requires_grad_(flag)
+
+    def rollback(self) -> None:
+        """Put everything back, attributes, children and hooks as well: nothing has happened since that should stay."""
+        for module, attributes in self._attributes:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for current, saved in self._inner:
+            current.clear()
+            current.update(saved)
+        self.restore()
 
 
 @contextlib.contextmanager
@@ -62,3 +99,53 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a kind of device (``tensor.device.type``)."""
+    return bool(torch.is_autocast_enabled(device))
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """Autocast off for a while, on all devices: half precision rounds away the differences of distances.
+
+    Also a decorator: ``@exact()``.
+    """
+    kinds = [kind for kind in ("cpu", "cuda", "xpu", "mps") if autocasts(kind)]
+    if not kinds:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def unwrapped(model: Any) -> Any:
+    """The module that was compiled (``torch.compile``) or wrapped for several devices; anything else as it is."""
+    while isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):
+        inner = model._modules.get("module") if isinstance(model, WRAPPERS) else model._modules.get("_orig_mod")
+        if inner is None:
+            break
+        model = inner
+    return model
+
+
+def hooks_of(module: nn.Module) -> list[Hook]:
+    """Hooks of Zennit that are registered to a module and active, each once."""
+    functions = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    owners = {id(owner): owner for owner in (getattr(function, "__self__", None) for function in functions)}
+    return [owner for owner in owners.values() if isinstance(owner, Hook) and owner.active]
+
+
+def say(message: str) -> None:
+    """Warn, and point at the first line outside of this package, Zennit and torch."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _inside(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _inside(file: str) -> bool:
+    return file.startswith(_INSIDE) or "captum" in Path(file).parts

@@ -15,6 +15,7 @@ from .affine import Affine, RowNorm, combine
 from .arrays import as_matrix, complaint, is_finite
 from .exceptions import PrecisionError
 from .functional import check_beta
+from .guard import autocasts, exact
 from .layer import CentroidContrast, CentroidEvidence, MinPool, SoftMinPool
 from .preimages import coarse_column, norm_layer, pull_back
 from .tables import Table
@@ -82,6 +83,7 @@ class Head(nn.Module):
         """Clusters of interest, one for each output."""
         return self.evidence_layer.clusters
 
+    @exact()
     def calibrate(self, X: Any, *, batch_size: int | None = None, progress: bool = False) -> Head:
         r"""Set the stiffness to the inverse of the mean evidence of the assigned clusters.
 
@@ -180,9 +182,12 @@ class Head(nn.Module):
         ValueError
             If ``x`` has another number of features, or NaN or infinite values, or overflows.
         """
-        points = self.points(self.check_input(x))
+        x = self.check_input(x)
         self.check_rules(x)
-        return self.check_scores(x, self.network(points).to(x.dtype))
+        if not autocasts(x.device.type):
+            return self.check_scores(x, self.network(self.points(x)).to(x.dtype))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.check_scores(x, self.network(self.points(x)).to(x.dtype))
 
     def network(self, points: Tensor) -> Tensor:
         """Evidence of points that have passed the row norm."""

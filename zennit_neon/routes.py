@@ -1,4 +1,4 @@
-"""The two ways from a table to relevance: the closed form of a head, or Zennit through a whole model."""
+"""From a table to relevance by the closed form of a head (:mod:`zennit_neon.trunk`: through a whole model)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from zennit.attribution import Gradient
-from zennit.core import Composite
+from torch import Tensor
 
-from .composites import Neon
 from .functional import Contest
 from .heads import Head, stiffness
 from .tables import Columns, Table
 
-__all__ = ["Closed", "Encoded", "Question", "Trunk"]
+__all__ = ["Closed", "Encoded", "Question"]
 
 #: What calibration keeps so that it is not computed twice (numbers; 16 MB in float32).
 KEPT = 2**22
@@ -186,118 +183,3 @@ class Encoded(Closed):
     ) -> tuple[Tensor, Tensor, Tensor]:
         relevance, evidence, own = super()._explain(place, x, cluster, question, x.new_empty(0))
         return self.table.pooled(relevance), evidence, own
-
-
-class Trunk(Closed):
-    """Relevance of the input of a model that ends in a head, by Zennit's rules below the head."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        composite: Composite | None,
-        table: Table,
-        batch_size: int | None = None,
-        progress: bool = False,
-    ):
-        heads = [module for module in model.modules() if isinstance(module, Head)]
-        if len(heads) != 1:
-            raise ValueError(
-                f"model must be a clustering, or a torch module with one neuralised head; this {type(model).__name__} "
-                f"has {len(heads)}: put zennit_neon.neuralize(...) at its end"
-            )
-        if composite is None:
-            raise ValueError(
-                "model has layers before the head, so say how relevance passes them: composite=Neon(EpsilonPlus()) "
-                "or another Zennit composite"
-            )
-        super().__init__(heads[0], table, batch_size, progress)
-        self.model = model
-        self.composite = composite if isinstance(composite, Neon) else Neon(composite)
-        self._entered: list[Tensor] = []
-
-    @property
-    def beta(self) -> float | None:
-        """Stiffness of the composite, else that of the head."""
-        return self.head.beta if self.composite.beta is None else self.composite.beta
-
-    @property
-    def conserves(self) -> bool:
-        """The rules of the layers below may lose some."""
-        return False
-
-    def check(self) -> None:
-        """The trunk has to know whether it can take the table."""
-
-    def shape_of(self, x: tuple[int, ...]) -> tuple[int, ...]:
-        """One point a row."""
-        return (x[0],)
-
-    def batches(self, title: str) -> Iterator[tuple[slice, Tensor]]:
-        """Batches of X on the device and in the precision of the model, and their places."""
-        numbers = torch.Size(self.table.shape[1:]).numel()
-        state = [*self.model.parameters(), *self.model.buffers()]
-        like = next((part for part in state if part.dtype.is_floating_point), None)
-        size = max(16, 2**18 // max(1, numbers)) if self.batch_size is None else self.batch_size
-        return self.table.batches(size, self.progress, title, like, cast=True)
-
-    def _scores(self, place: slice, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As for a head, of what the trunk makes of ``x``."""
-        with self._listening(), torch.no_grad():
-            self.model(x)
-        return self._heard(place)
-
-    def _heard(self, place: slice) -> tuple[Tensor, Tensor]:
-        """Points that entered the head in the last forward pass, and their scores."""
-        entered = self._entered.pop().detach()
-        self._entered.clear()
-        if entered.ndim != 2:
-            raise ValueError(
-                f"the head gives evidence for every location of {tuple(entered.shape)}, but explain needs one cluster "
-                "a row; ClusterGradient of zennit_neon.attribution explains the clusters of all locations"
-            )
-        return super()._scores(place, entered)
-
-    @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Evaluation mode, and a note of what enters the head; both undone at the end."""
-        training = [module for module in self.model.modules() if module.training]
-        handle = self.head.register_forward_pre_hook(lambda _, inputs: self._entered.append(inputs[0]))
-        try:
-            self.model.eval()
-            yield
-        finally:
-            handle.remove()
-            for module in training:
-                module.training = True
-
-    @contextlib.contextmanager
-    def _attached(self, question: Question) -> Iterator[None]:
-        """The composite, for a loop over batches."""
-        competitor = question.competitor if question.through is None else question.through
-        composite = self.composite.replaced(question.beta, competitor)
-        with Gradient(self.model, composite) as self._attributor, self._listening():
-            yield
-
-    def _explain(
-        self, place: slice, x: Tensor, cluster: Tensor | None, question: Question, out: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass of Zennit, seeded with the evidence of the explained cluster."""
-        found: list[Tensor] = []
-
-        def seed(output: Tensor) -> Tensor:
-            _, scores = self._heard(place)
-            passed, amount, own = self._coefficients(scores, cluster, question)
-            found.extend((amount, own))
-            if question.through is not None:
-                amount = self._flow(passed, scores, own, question)[:, question.through]
-            column = own[:, None] == self.head.clusters.to(own.device)
-            if not bool(column.any(1).all()):
-                raise ValueError(
-                    f"some points are assigned to clusters that the head does not put out "
-                    f"(its clusters are {self.head.clusters.tolist()}); give cluster="
-                )
-            return column.to(output.dtype) * amount[:, None].to(output.dtype)
-
-        with torch.inference_mode(False), torch.enable_grad():
-            _, relevance = self._attributor(x.clone() if x.is_inference() else x, seed)
-        return relevance.detach(), found[0], found[1]

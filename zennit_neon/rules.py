@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zennit.core import Hook
 
 from . import functional
+from .guard import exact
 from .support import LogMeanExpPool, SupportContrast
 
 __all__ = ["MinTakeMost", "MaxTakeMost", "SoftTakeMost", "Dissipate", "Midpoint", "Detection", "ClosedForm"]
@@ -39,7 +40,8 @@ class _Rule(Hook):
         self, module: nn.Module, grad_input: tuple[Tensor | None, ...], grad_output: tuple[Tensor, ...]
     ) -> tuple[Tensor | None, ...]:
         """Replace the gradient with the relevance of the input."""
-        relevance = self.propagate(module, grad_output[0])
+        with exact():
+            relevance = self.propagate(module, grad_output[0])
         return tuple(relevance if grad is not None and grad.shape == relevance.shape else None for grad in grad_input)
 
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:

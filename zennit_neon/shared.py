@@ -43,8 +43,7 @@ def sharing(model: nn.Module, composite: Composite) -> Iterator[None]:
     Raises
     ------
     UnknownRuleError
-        For a rule that is not one of Zennit's or ours, a layer to which it does not apply here, or (in the forward
-        pass) a layer that is used more than once.
+        For a rule that is not one of Zennit's or ours, or a layer to which it does not apply here.
     """
     memory = _Memory()
     replaced = [
@@ -142,14 +141,14 @@ class _State:
 class _SharedRule:
     """The hooks of one module: cut the module out of the graph, and put one node in its place."""
 
-    once = True  # whether Zennit's rule keeps the tensors of one call only
     graph = False  # whether the module's own graph is needed
 
     def __init__(self, module: nn.Module, rule: Hook, memory: _Memory):
         self.rule, self.memory = rule, memory
         self._x: Tensor | None = None
         self._leaf: Tensor | None = None
-        self._calls = 0
+        owners = (getattr(function, "__self__", None) for function in module._forward_hooks.values())
+        self._watched = any(not isinstance(owner, Hook) for owner in owners)
 
     def state(self, module: nn.Module, x: Tensor, output: Tensor) -> _State:
         """What the rule needs for its backward passes."""
@@ -164,13 +163,8 @@ class _SharedRule:
             )
         if not inputs[0].requires_grad:
             return None
-        self._calls += 1
-        if self.once and self._calls > 1:
-            raise UnknownRuleError(
-                f"{type(module).__name__} with {type(self.rule).__name__} is used more than once in one pass"
-            )
         self._x = inputs[0]
-        self._leaf = inputs[0].detach().requires_grad_(self.graph)
+        self._leaf = inputs[0].detach().requires_grad_(self.graph or self._watched)
         inplace = any(getattr(part, "inplace", False) for part in module.modules())
         return (self._leaf.clone() if inplace else self._leaf,)  # what others hold is not to be written over
 
@@ -182,7 +176,10 @@ class _SharedRule:
             raise UnknownRuleError(f"{type(module).__name__} puts out a {type(output).__name__} in place of one tensor")
         x, leaf = self._x, self._leaf
         self._x = self._leaf = None
-        return _Propagate.apply(x, self.state(module, leaf, output))
+        made: Tensor = _Propagate.apply(x, self.state(module, leaf, output))
+        for hook in (output._backward_hooks or {}).values():  # of hooks of the user's that run before this one
+            made.register_hook(hook)
+        return made
 
 
 class _PassState(_State):
@@ -192,8 +189,6 @@ class _PassState(_State):
 
 class _SharedPass(_SharedRule):
     """Relevance goes through unchanged."""
-
-    once = False
 
     def state(self, module: nn.Module, x: Tensor, output: Tensor) -> _State:
         return _PassState(output.detach(), self.memory)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..guard import unwrapped
 from ..heads import Head
+from ..session import Session
 from ..validation import at_least
 from .route import TextRoute
 
@@ -63,6 +65,7 @@ class Encoder:
     def __init__(self, model: nn.Module, embedding: nn.Module | str | None):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        model = unwrapped(model)
         heads = [module for module in model.modules() if isinstance(module, Head)]
         if len(heads) != 1:
             raise ValueError(
@@ -70,11 +73,19 @@ class Encoder:
                 "put zennit_neon.neuralize(...) at its end"
             )
         self.model, self.head = model, heads[0]
+        self._call: Callable[..., Tensor] = model
         layers = dict(model.named_modules())
         self.embedding = layers.get(embedding) if isinstance(embedding, str) else embedding
         if embedding is not None and not any(layer is self.embedding for layer in layers.values()):
             got = repr(embedding) if isinstance(embedding, str) else type(embedding).__name__
             raise ValueError(f"embedding must be a layer of the model or its name, got {got}")
+
+    def on(self, running: Session) -> Encoder:
+        """The same on the twin of the model in a session, which runs it."""
+        made = object.__new__(Encoder)
+        made.model, made.head, made._call = running.model, running.head, running
+        made.embedding = None if self.embedding is None else running.twin.of(self.embedding)
+        return made
 
     def known(self, tokens: Any, mask: Any) -> Tensor:
         """Which tokens are known, bool (N, T), checked."""
@@ -113,7 +124,7 @@ class Encoder:
         """Documents (n, d) as they enter the head, and evidence, of vectors in the place of those of the tokens."""
         entered: list[Tensor] = []
         with self.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])):
-            output = self.model(vectors) if self.embedding is None else self._replaced(vectors, tokens)
+            output = self._call(vectors) if self.embedding is None else self._replaced(vectors, tokens)
         if len(entered) != 1 or entered[0].shape != (len(vectors), self.head.n_features) or output.ndim != 2:
             shapes = [tuple(part.shape) for part in entered]
             wanted = f"documents ({len(vectors)}, {self.head.n_features}) to its head, once, and put out their evidence"
@@ -135,7 +146,7 @@ class Encoder:
             return vectors
 
         with self.embedding.register_forward_hook(replace):
-            output: Tensor = self.model(tokens)
+            output: Tensor = self._call(tokens)
         if len(calls) != 1:
             raise ValueError(f"embedding must be run once by the model, but it was run {len(calls)} times")
         return output

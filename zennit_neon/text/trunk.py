@@ -20,8 +20,8 @@ from zennit.layer import Sum
 from .. import functional
 from ..composites import Neon
 from ..explanation import asked_of, check_fidelity, labels_of
-from ..guard import evaluating
 from ..routes import Question
+from ..session import plain_session
 from ..validation import whole
 from .documents import DocumentExplanation, filled
 from .encoder import Answer, Batch, Encoder, text_route
@@ -73,7 +73,7 @@ def explain_tokens(
 
     Padding is left away before the model sees a document, and documents of equal length go together: the model needs
     no mask, and results depend neither on padding nor on the batch. Positions that a model adds itself are counted from
-    the first known token. The model is used in evaluation mode and left as it was.
+    the first known token. A twin of the model in evaluation mode is used, and the model itself left alone.
 
     Parameters
     ----------
@@ -135,8 +135,8 @@ def explain_tokens(
     make them: softmax, sigmoid, attention, GLU, the norms of ``torch.nn.functional``, norms of vectors, variances and
     deviations, ``rsqrt``, and activations (GELU, SiLU, tanh, ELU and relatives). It warns where a model is not linear
     for all that: a gate or norm is written otherwise (``y / (y * y).sum().sqrt()``, ``log_softmax().exp()``), or two
-    signals are multiplied (as in SwiGLU), which counts once for each of them, and so twice. It refuses recurrent,
-    scripted and compiled modules, whose gates are out of reach. Use integrated gradients there.
+    signals are multiplied (as in SwiGLU), which counts once for each of them, and so twice. It refuses recurrent and
+    scripted modules, whose gates are out of reach. Use integrated gradients there. Compiled modules are run uncompiled.
 
     Examples
     --------
@@ -154,7 +154,8 @@ def explain_tokens(
     documents, pieces = _documents(texts, spans, batch.lengths)
     check_fidelity(encoder.head, 0.9)
     chosen, competitor = asked_of(cluster, competitor, encoder.head, (len(batch),))
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+    with plain_session(encoder.model) as plain, torch.enable_grad():
+        original, encoder = encoder, encoder.on(plain)
         route = text_route(encoder, batch)
         beta = functional.check_beta(neon.beta if beta is None else beta)
         route.question = Question(route.stiffness(beta, competitor), competitor)
@@ -162,7 +163,7 @@ def explain_tokens(
         if way == "linear":
             parts = linear(encoder, batch, answer)
         elif way == "rules":
-            parts = rules(encoder, batch, neon.replaced(route.question.beta, competitor), answer)
+            parts = rules(original, batch, neon.replaced(route.question.beta, competitor), answer)
         else:
             parts = integrated(encoder, batch, answer, baseline, n_steps)
     relevance, expected, even = batch.together(parts)

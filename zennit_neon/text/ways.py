@@ -43,6 +43,7 @@ from torch.nn.functional import instance_norm
 from torch.overrides import TorchFunctionMode
 
 from ..composites import Neon
+from ..session import session
 from ..validation import at_least
 from .encoder import Answer, Batch, Encoder, Found, as_array, described
 
@@ -246,7 +247,8 @@ WRITTEN: dict[str, Callable[..., Any]] = {
 def rules(encoder: Encoder, batch: Batch, neon: Neon, answer: Answer) -> list[Found]:
     """Zennit's rules, seeded with the evidence of the explained clusters."""
     columns, found = encoder.columns(answer.cluster), []
-    with neon.context(encoder.model):
+    with session(encoder.model, neon) as running:
+        encoder = encoder.on(running)
         for place, tokens in batch.parts():
             vectors = encoder.vectors(tokens)
             _, output = encoder.run(vectors, tokens)

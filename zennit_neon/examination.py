@@ -1,0 +1,293 @@
+"""What a composite does not look after in a model, said in one sentence for each kind of thing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from zennit import rules as zennit_rules
+from zennit.core import BasicHook, Composite
+
+from .guard import hooks_of, say
+from .heads import Head
+from .operations import gated, kind_of, plain_name, signals_in
+from .types import NeonLayer
+
+__all__ = ["Examination", "refuse"]
+
+#: Layers that put signals into relation with each other.
+NORMS = tuple(
+    kind
+    for kind in (
+        nn.LayerNorm,
+        nn.GroupNorm,
+        nn.LocalResponseNorm,
+        nn.modules.batchnorm._NormBase,
+        getattr(nn, "RMSNorm", None),
+    )
+    if kind is not None
+)
+#: Rules that are gradients with a twist, and not meant to conserve anything.
+GRADIENTS = (zennit_rules.ReLUDeconvNet, zennit_rules.ReLUGuidedBackprop, zennit_rules.ReLUBetaSmooth)
+
+#: Relevance that a gate may lose, as a share of what arrives there, before it is said.
+LOST = 1e-3
+
+#: Sentences, by kind, about modules and the functions that they use.
+SENTENCES = {
+    "rule": "the composite has no rule for {where}: relevance passes as the plain gradient there, and is not conserved",
+    "norm rule": "the composite has no rule for {where}: in the gradient of a norm relevance does not keep its sum",
+    "attention rule": "the composite has no rule for {where}: relevance passes attention as the plain gradient, of "
+    "values, queries and keys alike",
+    "sum": "signals are added{what} in the forward of {where}: relevance counts in every term; make the sum a module "
+    "that the composite has a rule for (zennit.layer.Sum, as zennit.torchvision.ResNetCanonizer does)",
+    "product": "signals are multiplied or divided{what} in the forward of {where}: relevance counts in each factor",
+    "scale": "signals are scaled by constants{what} in the forward of {where}: relevance is scaled along",
+    "mean": "means are taken{what} in the forward of {where}: relevance is passed on evenly, whatever each part "
+    "contributes; use a module such as nn.AdaptiveAvgPool2d",
+    "layer": "layers are applied as functions{what} in the forward of {where}: relevance passes them as the plain "
+    "gradient; use modules such as nn.Linear",
+    "attention": "attention is computed{what} in the forward of {where}: relevance passes it as the plain gradient, of "
+    "values, queries and keys alike",
+    "norm": "signals are normalised{what} in the forward of {where}: in the gradient of a norm relevance does not keep "
+    "its sum",
+    "function": "functions{what} are applied in the forward of {where}: relevance passes them as the plain gradient; "
+    "use modules that the composite has a rule for",
+}
+
+
+def refuse(model: nn.Module) -> None:
+    """Refuse what no rule can be attached to."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{_named(name, module)} is scripted or traced, and no rule can be attached to it: explain the module "
+                "from which it was made"
+            )
+
+
+class Examination:
+    """Looks at a model to which a composite is attached, and listens to its first pass.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Whose parameters require no gradient, so that all that does is signal.
+    composite : zennit.core.Composite
+        Attached to it.
+
+    Raises
+    ------
+    ValueError
+        If the composite has no rule for any layer before the head.
+    """
+
+    def __init__(self, model: nn.Module, composite: Composite):
+        self.model, self.composite = model, composite
+        self.names = {module: name for name, module in model.named_modules()}
+        inside = {part for head in self.names if isinstance(head, Head) for part in head.modules()}
+        self.covered = {module for module in self.names if hooks_of(module)} | inside
+        self.covered |= {module for module in self.names if isinstance(module, NeonLayer)}
+        self.outside = [module for module in self.names if module not in inside]
+        self.found: dict[str, dict[nn.Module, set[str]]] = {}
+        self.lost: dict[nn.Module, list[float]] = {}
+        self._stack: list[nn.Module] = []
+        self._closed = 0
+        self._known: set[Any] = set()
+        self._refuse_nothing()
+        for module in self.outside:
+            if module not in self.covered and any(
+                isinstance(v, torch.jit.ScriptFunction) for v in vars(module).values()
+            ):
+                self._note("function", module, "scripted")
+
+    def _refuse_nothing(self) -> None:
+        """Refuse a composite that has no rule at all."""
+        ruled = any(hooks_of(module) for module in self.outside if not isinstance(module, NeonLayer))
+        layers = [m for m in self.outside if any(value is not None for value in m._parameters.values())]
+        if layers and not ruled:
+            raise ValueError(
+                f"no rule of the composite applies to any layer before the head, such as "
+                f"{_named(self.names[layers[0]], layers[0])}, so relevance would be the plain gradient: give a "
+                "composite with rules for these layers, such as composite=Neon(EpsilonPlus())"
+            )
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """The first pass: takes note of what runs in no module with a rule."""
+        self._stack, self._closed = [], 0
+        handles = []
+        for module in self.names:
+            handles.append(module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True))
+            handles.append(module.register_forward_hook(self._leave))
+        try:
+            with _Listener(self):
+                yield
+            self._known.clear()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not self._closed:
+            signals = signals_in(args, kwargs)
+            self._recognise(signals)
+            self._closed += module in self.covered or self._without_rule(module, bool(signals))
+        else:
+            self._closed += 1
+        self._stack.append(module)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._stack.pop()
+        if self._closed == 1:
+            self._known.update(part.grad_fn for part in _tensors(output))
+        self._closed -= self._closed > 0
+
+    def _recognise(self, signals: list[Tensor]) -> None:
+        """Take note of signals that functions with a gradient of their own (``torch.autograd.Function``) put out."""
+        for part in signals:
+            made_by: Any = getattr(type(part.grad_fn), "_forward_cls", None)
+            of_torch = getattr(made_by, "__module__", "torch.").startswith("torch.")
+            if not of_torch and part.grad_fn not in self._known:
+                self._known.add(part.grad_fn)
+                self._note("function", self._stack[-1] if self._stack else self.model, str(made_by.__name__))
+
+    def _without_rule(self, module: nn.Module, takes_signal: bool) -> bool:
+        """Take note of a layer that has no rule; whether that says all about it."""
+        if isinstance(module, NORMS) and _is_identity(module):
+            return True
+        kind = _kind_of_layer(module)
+        if kind is not None and takes_signal:
+            self._note(kind, module, "")
+        return kind is not None
+
+    def _note(self, kind: str, module: nn.Module, function: str) -> None:
+        self.found.setdefault(kind, {}).setdefault(module, set()).add(function)
+
+    def heard(self, func: Any, args: Any, kwargs: Any, signals: list[Tensor], out: Any) -> None:
+        """A function that ran outside of modules with rules."""
+        if not any(part.requires_grad for part in _tensors(out)):
+            return
+        self._recognise(signals)
+        kind = kind_of(func, args, kwargs, signals, out)
+        module = self._stack[-1] if self._stack else self.model
+        if kind == "gate":
+            self._watch(module, gated(signals[0], out), out)
+        elif kind is not None:
+            self._note(kind, module, plain_name(func))
+
+    def _watch(self, module: nn.Module, off: Tensor | None, out: Tensor) -> None:
+        """Measure how much relevance lands on what a function like ReLU has switched off, once."""
+        if off is None:
+            return
+        amounts = self.lost.setdefault(module, [0.0, 0.0])
+        waiting = [off]
+
+        def hook(relevance: Tensor) -> None:
+            if waiting:
+                size = relevance.detach().abs()
+                amounts[0] += float(size[waiting.pop()].sum())
+                amounts[1] += float(size.sum())
+
+        out.register_hook(hook)
+
+    def say_found(self) -> None:
+        """Warn of what was found in the forward pass."""
+        if self._gradients:
+            return
+        for kind, modules in self.found.items():
+            functions = sorted({name for names in modules.values() for name in names if name})
+            what = f" ({', '.join(functions)})" if functions else ""
+            say(SENTENCES[kind].format(where=self._where(modules), what=what))
+
+    def say_lost(self) -> None:
+        """Warn of relevance that was lost on the way back."""
+        if self._gradients:
+            return
+        lost = {module: part / whole for module, (part, whole) in self.lost.items() if part > LOST * whole}
+        if lost:
+            say(
+                f"up to {max(lost.values()):.1%} of the relevance lands on units that a function such as relu switches "
+                f"off in the forward of {self._where(lost)}, and is lost; nn.ReLU with the rule Pass keeps it"
+            )
+
+    def _where(self, modules: Any) -> str:
+        """Some modules by name and type."""
+        names = [_named(self.names.get(module, "?"), module) for module in modules]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return ", ".join(names[:3]) + more
+
+    @property
+    def _gradients(self) -> bool:
+        """Whether a gradient is what was asked for."""
+        return any(type(hook) in GRADIENTS for module in self.outside for hook in hooks_of(module))
+
+    @property
+    def conserves(self) -> bool:
+        """Whether all rules are for layers without biases in effect, so that relevance should keep its sum."""
+        ruled = [(module, hook) for module in self.outside for hook in hooks_of(module)]
+        if self._gradients:
+            return False
+        layers = [(m, hook) for m, hook in ruled if m._parameters and not isinstance(hook, zennit_rules.Pass)]
+        return bool(layers) and not any(_bias_counts(module, hook) for module, hook in layers)
+
+
+class _Listener(TorchFunctionMode):
+    """Hands on what functions of torch do with signals."""
+
+    def __init__(self, examination: Examination):
+        super().__init__()
+        self.examination = examination
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function, and a note of it."""
+        kwargs = kwargs or {}
+        if self.examination._closed:
+            return func(*args, **kwargs)
+        signals = signals_in(args, kwargs)
+        out = func(*args, **kwargs)
+        if signals:
+            self.examination.heard(func, args, kwargs, signals, out)
+        return out
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    return [part for part in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(part, Tensor)]
+
+
+def _kind_of_layer(module: nn.Module) -> str | None:
+    """The kind of a layer that should have a rule; None for containers and layers without parameters."""
+    if isinstance(module, nn.MultiheadAttention):
+        return "attention rule"
+    if isinstance(module, NORMS):
+        return "norm rule"
+    leaf = not any(True for _ in module.children())
+    has_parameters = any(value is not None for value in module._parameters.values())
+    return "rule" if leaf and has_parameters else None
+
+
+def _is_identity(module: Any) -> bool:
+    """Whether a batch norm was merged into the layer before it."""
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None:
+        return False
+    values = ((module.running_mean, 0), (module.bias, 0), (module.running_var, 1), (module.weight, 1))
+    return all(value is None or bool(torch.eq(value, number).all()) for value, number in values)
+
+
+def _bias_counts(module: nn.Module, hook: Any) -> bool:
+    """Whether a bias takes part in the rule of a layer, and with it of the relevance."""
+    bias = getattr(module, "bias", None)
+    if not isinstance(hook, BasicHook):
+        return True
+    if not isinstance(bias, Tensor) or not bool(bias.any()):
+        return False
+    dropped = getattr(hook.param_modifiers[0], "zero_params", None) or ()
+    return "bias" not in ([dropped] if isinstance(dropped, str) else dropped)
+
+
+def _named(name: str, module: nn.Module) -> str:
+    return f"{name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"

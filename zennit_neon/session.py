@@ -1,0 +1,178 @@
+"""A model under a composite, for the time of one call: a twin of it, its rules, and what was found out about both."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zennit.composites import MixedComposite
+from zennit.core import Composite, Hook, RemovableHandleList
+
+from .composites import Neon
+from .examination import Examination, refuse
+from .guard import exact, say, unwrapped
+from .heads import Head
+from .registration import complete
+from .twin import Twin, twinned
+
+__all__ = ["Session", "has_neon", "only_head", "plain_session", "session", "total"]
+
+#: Shares of the evidence that arrive at the input, in total, between which nothing is said.
+LEAST, MOST = 0.5, 2.0
+
+
+class Session:
+    """A model for the time of one call, as :func:`session` gives it.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The twin of the model (or the model itself), in evaluation mode, with frozen parameters.
+    composite : zennit.core.Composite or None
+        Attached to it.
+    """
+
+    def __init__(self, twin: Twin, composite: Composite | None = None, examination: Examination | None = None):
+        self.twin, self.model, self.composite = twin, twin.model, composite
+        self.examination, self._waiting = examination, examination is not None
+
+    @property
+    def head(self) -> Head:
+        """The head of the twin."""
+        return only_head(self.model)
+
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
+        """Run the model; the first pass is listened to, and what was found is said before it returns."""
+        if self.examination is None or not self._waiting:
+            return self.model(*inputs, **keywords)
+        with self.examination.listening():
+            output = self.model(*inputs, **keywords)
+        self._waiting = False
+        self.examination.say_found()
+        return output
+
+    def conclude(self, arrived: float, evidence: float) -> None:
+        """Say what was lost, where it was meant to be kept.
+
+        Parameters
+        ----------
+        arrived, evidence : float
+            Sums over all that was explained, each with the sign of its evidence.
+        """
+        if self.examination is None:
+            return
+        self.examination.say_lost()
+        share = arrived / evidence if evidence else 1.0
+        if not LEAST <= share <= MOST and self.examination.conserves and self.head.evidence_layer.conserves:
+            say(
+                f"{share:.0%} of the evidence arrives at the input, although no rule has a bias to lose it to: see "
+                "arrived for each point; relevance is lost or made in what the composite has no rule for, where a rule "
+                "finds nothing to pass it on to, or in a large epsilon"
+            )
+
+
+@contextlib.contextmanager
+def session(model: nn.Module, composite: Composite, active: bool = True) -> Iterator[Session]:
+    """A model under a composite, for the time of one call, whatever other threads do with it.
+
+    The model itself is not touched, if it can be copied (:mod:`zennit_neon.twin`). Gradients are on, autocast and
+    inference mode off.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    composite : zennit.core.Composite
+        Is not registered itself, but a copy of it.
+    active : bool
+        Whether its rules are, or gradients are plain.
+
+    Raises
+    ------
+    ValueError
+        If parts of the model are scripted, another composite is attached to it, or this one has no rules for it.
+    """
+    model = unwrapped(model)
+    refuse(model)
+    own = _fresh(composite)
+    with exact(), torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
+        known = set(map(id, composite.hook_refs))
+        twin = stack.enter_context(twinned(model, lambda hook: id(hook) in known, _same_rules(composite)))
+        stack.enter_context(own.context(twin.model))
+        if not isinstance(own, Neon):
+            complete(own, twin.model, lambda name: own.module_map({}, name, nn.ReLU()))
+        if not active:
+            stack.enter_context(own.inactive())
+        yield Session(twin, own, Examination(twin.model, own) if active else None)
+
+
+@contextlib.contextmanager
+def plain_session(model: nn.Module) -> Iterator[Session]:
+    """A model without rules, in evaluation mode, for the time of one call."""
+    twin = twinned(unwrapped(model), lambda hook: True, lambda model, twin: True)
+    with exact(), torch.inference_mode(False), twin as found:
+        yield Session(found)
+
+
+def only_head(model: nn.Module) -> Head:
+    """The one head of a model, or ``ValueError``."""
+    heads = [module for module in model.modules() if isinstance(module, Head)]
+    if len(heads) != 1:
+        raise ValueError(
+            f"model must end in one neuralised head, but this {type(model).__name__} has {len(heads)}: "
+            "zennit_neon.neuralize(...) makes one from a clustering"
+        )
+    return heads[0]
+
+
+def has_neon(composite: Composite | None) -> bool:
+    """Whether a composite has rules for heads."""
+    if isinstance(composite, MixedComposite):
+        return any(has_neon(part) for part in composite.composites)
+    return isinstance(composite, Neon)
+
+
+def _fresh(composite: Composite) -> Composite:
+    """A composite with the same rules and canonizers that is registered nowhere."""
+    if isinstance(composite, Neon):
+        return composite.replaced(composite.beta, composite.competitor)
+    made = copy.copy(composite)
+    made.handles, made.hook_refs = RemovableHandleList(), type(composite.hook_refs)()
+    return made
+
+
+def _same_rules(composite: Composite) -> Callable[[nn.Module, Twin], bool]:
+    """A function that tells whether a composite has the same rules for a model and its twin."""
+
+    def same(model: nn.Module, twin: Twin) -> bool:
+        for module_map in _foreign_maps(composite):
+            first, again, other = {}, {}, {}  # type: ignore[var-annotated]
+            for name, module in model.named_modules():
+                part = twin.of(module)
+                ours, theirs = module_map(first, name, module), module_map(other, name, part)
+                if ours is theirs or type(module) is not type(part):
+                    continue
+                if type(ours) is not type(theirs) or module_map(again, name, module) is ours:
+                    return False
+        return True
+
+    return same
+
+
+def _foreign_maps(composite: Composite | None) -> Iterator[Callable[[Any, str, nn.Module], Hook | None]]:
+    """How a composite maps modules to rules, without those of heads."""
+    if isinstance(composite, Neon):
+        yield from _foreign_maps(composite.trunk_composite)
+    elif isinstance(composite, MixedComposite):
+        for part in composite.composites:
+            yield from _foreign_maps(part)
+    elif composite is not None:
+        yield composite.module_map
+
+
+def total(values: Tensor) -> float:
+    """Sum of all values in double precision."""
+    return float(values.detach().sum(dtype=torch.float64))
