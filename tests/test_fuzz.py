@@ -152,7 +152,7 @@ def pipelines(rng):
     for i, z in enumerate(Z):
         c = int(e.cluster[i])
         if len(steps) == 1:  # a scale of each feature: relevance is that of the scaled ones
-            evidence, _, relevance = reference.kmeans_relevance(z, centroids, c, beta)
+            evidence, _, relevance = reference.kmeans_relevance(z - centroids[0], centroids - centroids[0], c, beta)
         else:
             matrix = np.asarray(model[1].components_) / model[0].scale_ if hasattr(model[0], "scale_") else None
             if isinstance(scaler, MinMaxScaler):
