@@ -15,9 +15,9 @@ PACKAGE = Path(zennit_neon.__file__).parent
 
 #: From the bottom to the top; a module may import those that stand before it (docs/architecture.md).
 LAYERS = [
-    ["exceptions", "functional", "validation", "arrays", "guard", "pooling", "safe", "picture", "operations"],
-    ["affine", "elbow", "labels", "layer", "layout", "network", "registration", "tables", "tabular", "twin"],
-    ["fitting", "preimages", "steps", "support", "tree"],
+    ["exceptions", "functional", "validation", "arrays", "guard", "operations", "picture", "pooling", "safe"],
+    ["affine", "elbow", "labels", "layer", "layout", "network", "registration", "sources", "tabular", "twin"],
+    ["fitting", "preimages", "steps", "support", "tables", "tree"],
     ["encoding", "heads", "types"],
     ["agreement", "examination", "hierarchy", "kernel", "rules", "softmax", "targets", "terms"],
     ["adapters", "pruning", "shared", "surrogate"],

@@ -13,7 +13,8 @@ from .arrays import Array, as_array, plain
 from .exceptions import DisagreementError
 from .heads import Head
 from .labels import named, place_of
-from .tables import Table, holds_text, rows_of
+from .sources import holds_text, rows_of
+from .tables import Table
 
 __all__ = ["check_predictions", "check_same"]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .affine import Affine, RowNorm
 from .exceptions import InexactError
+from .sources import holds_text
 from .steps import Adapters, Block, affine_step, blocks_of, fitted, lookup, side_by_side, steps_of
-from .tables import holds_text
 
 __all__ = ["Encoding", "encode"]
 

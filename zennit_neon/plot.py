@@ -17,8 +17,9 @@ from .explanation import Explanation, explain
 from .heads import Head
 from .labels import NOISE, place_of
 from .layer import CentroidContrast, CentroidEvidence
+from .sources import rows_of
 from .support import SupportEvidence
-from .tables import Table, rows_of
+from .tables import Table
 from .validation import at_least, whole
 
 if TYPE_CHECKING:
