@@ -33,6 +33,9 @@ RATE = 0.02
 #: Decay of Adam's mean gradient and mean square, and what is added to the root of the latter.
 MOMENTUM, SQUARES, TINY = 0.9, 0.999, 1e-8
 
+#: Logarithm of the least share and probability: with smaller ones, products are so small that processors are slow.
+LEAST = -100.0
+
 #: Numbers in an array of logits: points are taken in parts of this size.
 ELEMENTS = 2**22
 
@@ -139,15 +142,20 @@ class Mixture:
         """What points (N, d) add to the exponents of support vectors, but for gamma and weights (N, P)."""
         return torch.addmm(-self.support.square().sum(1), z, self.support.t(), alpha=2)
 
-    def _exponents(self, units: Tensor) -> Tensor:
-        return torch.add(self.log_weight, units, alpha=self.gamma).view(-1, *self.shape)
+    def _pooled(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of clusters (N, K), and shares of the support vectors in theirs (N, K, p)."""
+        exponents = torch.add(self.log_weight, units, alpha=self.gamma).view(-1, *self.shape)
+        if self.shape[1] == 1:
+            return exponents.squeeze(2), torch.ones_like(exponents)
+        top = exponents.amax(2, keepdim=True)
+        share = exponents.sub_(top).clamp_(min=LEAST).exp_()
+        total = share.sum(2, keepdim=True)
+        return total.log().add_(top).squeeze(2), share.div_(total)
 
     def logits(self, z: Tensor) -> Tensor:
         """Logits of clusters (N, K) of points (N, d)."""
         parts = z.split(max(1, ELEMENTS // len(self.support)))
-        found = [self._exponents(self._units(part)) for part in parts] if self.shape[1] == 1 else []
-        pooled = [part.squeeze(2) for part in found] or [self._exponents(self._units(p)).logsumexp(2) for p in parts]
-        return torch.cat(pooled)
+        return torch.cat([self._pooled(self._units(part))[0] for part in parts])
 
     def refine(self, z: Tensor, y: Tensor, steps: int, random: Any) -> None:
         """Some more steps of gradient descent, each on all points (N, d), (N,), or on some where there are many."""
@@ -176,10 +184,8 @@ class Mixture:
         :math:`2 \gamma f_j (z - u_j)` for positions.
         """
         units = self._units(z)
-        share = self._exponents(units)
-        pooled = share.logsumexp(2)
-        share = share.sub_(pooled.unsqueeze(2)).exp_()
-        error = pooled.softmax(1)
+        logits, share = self._pooled(units)
+        error = logits.log_softmax(1).clamp_(min=LEAST).exp_()
         error[torch.arange(len(y)), y] -= 1
         flow = share.mul_(error.div_(len(y)).unsqueeze(2)).view(len(z), -1)
         support, log_weight, log_gamma = self.slopes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .mixture import LOOK, STEPS, Mixture, Support, class_means, quantised
-from .spaces import RAW, SPACES, WHITENED, Space
+from .spaces import RAW, SPACES, STANDARDISED, Space
 
 __all__ = ["Choice", "Score", "decide", "folds", "select", "stratified"]
 
@@ -23,7 +23,14 @@ FOLDS = 3
 PATIENCE, GAIN = 2, 0.002
 
 #: Agreement at which nothing more is tried.
-ENOUGH = 0.99
+ENOUGH = 0.995
+
+#: Standard deviations by which class means must beat a model of many vectors for that not to be refined.
+CLEARLY = 2.0
+
+#: What the choice must have over plain class means: standard deviations by which it beats them (if it has one vector a
+#: cluster, or more), or so much of the score.
+WON, BETTER = (1.0, 0.5), 0.02
 
 #: Cross-entropy (nats) counts as much as this share of points: agreement alone is a matter of chance in small sets.
 ENTROPY = 0.2
@@ -188,8 +195,7 @@ class Trials:
 
     def best(self, means: bool | None = None) -> Choice:
         """The best so far, among class means or others if asked."""
-        some = [choice for choice in self.scores if means is None or means == (choice.support == 1)]
-        return min(some, key=lambda choice: (-self.scores[choice].value, choice.complexity))
+        return _best({c: found for c, found in self.scores.items() if means is None or means == (c.support == 1)})
 
 
 def _validated(models: list[Mixture], parts: list[Part]) -> Score:
@@ -198,23 +204,45 @@ def _validated(models: list[Mixture], parts: list[Part]) -> Score:
     return score(logits, torch.cat([part.truth for part in parts]))
 
 
-def decide(found: dict[Choice, Score]) -> Choice:
-    return min(found, key=lambda choice: (-found[choice].value, choice.complexity))
-
-
 def select(x: Array, y: Array, n_clusters: int, support: int, random: Any, progress: Any, eps: float) -> Choice:
+    """Try networks on folds of points (N, d) and their clusters (N,), and choose one.
+
+    Class means and ``support`` vectors a cluster are compared in all spaces, and the best of each kind is refined. A
+    model of many vectors is not whitened (that takes apart what they are to follow), and not refined if the class means
+    beat it clearly.
+    """
     trials = Trials(x, y, n_clusters, random, progress, eps)
     if (trials.fold < 0).all():
         return Choice()
     for space in SPACES:
         if Space.affordable(space, x):
             trials.start(space, 1)
-    if trials.scores[trials.best()].agreement >= ENOUGH:
-        return decide(trials.scores)
+    scores = trials.scores
+    if scores[trials.best()].agreement >= ENOUGH:
+        return decide(scores)
     if support > 1:
-        for space in SPACES:
-            if space != WHITENED:
-                trials.start(space, support)
-    for means in (True, False):
-        trials.refine(trials.best(means))
-    return decide(trials.scores)
+        trials.start(RAW, support)
+        trials.start(STANDARDISED, support)
+        if scores[trials.best()].agreement >= ENOUGH:
+            return decide(scores)
+    trials.refine(trials.best(means=True))
+    if support > 1 and not scores[trials.best(means=True)].beats(scores[trials.best(means=False)], CLEARLY):
+        trials.refine(trials.best(means=False))
+    return decide(scores)
+
+
+def decide(scores: dict[Choice, Score]) -> Choice:
+    """The highest score, ties to the simpler; but class means of the features as they are, unless it is better.
+
+    They have the most to lose from a choice by chance: nothing of them was learnt but the means.
+    """
+    best = _best(scores)
+    plain = _best({choice: found for choice, found in scores.items() if choice in (Choice(), Choice(prior=True))})
+    deviations = WON[best.support > 1]
+    if scores[best].beats(scores[plain], deviations) or scores[best].value > scores[plain].value + BETTER:
+        return best
+    return plain
+
+
+def _best(scores: dict[Choice, Score]) -> Choice:
+    return min(scores, key=lambda choice: (-scores[choice].value, choice.complexity))
