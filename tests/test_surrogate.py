@@ -29,9 +29,11 @@ from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, QuantileTransformer, StandardScaler
 
-from zennit_neon import NeuralizedKernelKMeans, RowNorm, explain, neuralize, plot, surrogate
+from zennit_neon import Affine, NeuralizedKernelKMeans, RowNorm, explain, mixture, neuralize, plot, selection, surrogate
 from zennit_neon.neuralize import noise_of
-from zennit_neon.surrogate import BATCH, Fidelity, _Mixture, groups
+from zennit_neon.selection import Choice
+from zennit_neon.spaces import RAW
+from zennit_neon.surrogate import Fidelity, groups
 
 N = 600
 MOONS, MOON = make_moons(300, noise=0.05, random_state=0)
@@ -82,7 +84,7 @@ def explained(dbscan):
 @pytest.fixture
 def quick(monkeypatch):
     """Few steps for labels that can not be learnt."""
-    monkeypatch.setattr(surrogate, "STEPS", 40)
+    monkeypatch.setattr(selection, "STEPS", 40)
 
 
 # fidelity
@@ -787,7 +789,7 @@ def test_fidelity_is_a_number():
 def test_heads_keep_their_fidelity():
     X, y = _blobs()
     head = neuralize(y, X)
-    behind = head.after([surrogate.Affine(np.full(2, 2.0))])
+    behind = head.after([Affine(np.full(2, 2.0))])
     assert behind.fidelity is head.fidelity
     assert (_assigned(behind, X / 2) == _assigned(head, X)).all()
     for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):

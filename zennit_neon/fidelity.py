@@ -58,7 +58,9 @@ class Fidelity(float):
         each = ", ".join("-" if math.isnan(share) else f"{share:.2f}" for share in self.per_cluster)
         if len(self.counts) > 10:
             each = f"{len(self.counts)} of them, from {np.nanmin([*self.per_cluster, 1]):.2f}"
-        return f"Fidelity({float(self):.3f} of {int(self.counts.sum())} held-out points; by cluster {each}{noise})"
+        network = f"; {self.network}" if self.network else ""
+        total = int(self.counts.sum())
+        return f"Fidelity({float(self):.3f} of {total} held-out points; by cluster {each}{noise}{network})"
 
     def complaint(self, least: float, labels: Sequence[Any] | None = None) -> str | None:
         """What there is to warn of if agreement must be at ``least`` so large; None if it is."""
@@ -72,9 +74,10 @@ class Fidelity(float):
         ]
         listed = ", ".join(parts[:6]) + (f" and {len(parts) - 6} more" if len(parts) > 6 else "")
         total = int(self.counts.sum())
+        kind = f" ({self.network})" if self.network else ""
         overall = f"gives back {float(self):.0%} of {total} held-out labels" if total else "was tested on no point"
         return (
-            f"the network that stands for the labels {overall}"
+            f"the network that stands for the labels{kind} {overall}"
             + (f" (cluster {listed})" if poor else "")
             + f"; below min_fidelity={least:g} its explanations are those of the network more than of the clusters. "
             "Another number of support vectors, neuralize(labels, X, support=...), or other features may help"

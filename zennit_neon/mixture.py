@@ -2,9 +2,9 @@ r"""A kernel model of labelled points: support vectors of each cluster, their we
 
 .. math:: \ell_k(z) = \log \sum_{j \in C_k} \pi_j \exp(-\gamma \|z - u_j\|^2) + \gamma \|z\|^2
 
-The last term is the same for all clusters, so that the largest :math:`\ell_k` is that of the smallest outlierness
-:math:`O_k` of kernel k-means (Eq. 6, paper 1), and :math:`\mathrm{softmax}_k\, \ell_k` is the probability of the cluster in
-a mixture of Gaussians.
+The last term is the same for all clusters: the largest :math:`\ell_k` is that of the smallest outlierness :math:`O_k` of
+kernel k-means (Eq. 6, paper 1), and :math:`\mathrm{softmax}_k\, \ell_k` is the probability of the cluster in a mixture of
+Gaussians.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Support:
     counts : ndarray of float, shape (K, p)
         Points that each stands for; 0 for those that fill up.
     variance : float
-        Mean squared distance of a point to its nearest one, divided by d.
+        Mean squared distance of a point to its nearest one, divided by the number of features that vary.
     """
 
     vectors: Array
@@ -96,7 +96,8 @@ def _variance(squared: float, vectors: Array) -> float:
     if squared == 0:
         between = NearestNeighbors(n_neighbors=2).fit(vectors).kneighbors(vectors)[0][:, 1]
         squared = 1e-3 * float(np.square(between).mean())
-    return squared / vectors.shape[1] or 1.0
+    varying = int(vectors.any(0).sum())  # a feature that is constant is 0
+    return squared / max(varying, 1) or 1.0
 
 
 class Mixture:
@@ -179,8 +180,8 @@ class Mixture:
     def _slopes(self, z: Tensor, y: Tensor) -> None:
         r"""Gradient of the mean cross-entropy, in closed form.
 
-        With the error :math:`e_k = p_k - [k = y]` of the probability of a cluster and the share :math:`q_j` of a support
-        vector in its cluster, all slopes are sums over points of :math:`f_j = e_k q_j`: f for weights,
+        With the error :math:`e_k = p_k - [k = y]` of the probability of a cluster, and the share :math:`q_j` of a
+        support vector in its cluster, slopes are sums over points of :math:`f_j = e_k q_j` for weights, of
         :math:`2 \gamma f_j (z - u_j)` for positions.
         """
         units = self._units(z)

@@ -28,9 +28,8 @@ ENOUGH = 0.995
 #: Standard deviations by which class means must beat a model of many vectors for that not to be refined.
 CLEARLY = 2.0
 
-#: What the choice must have over plain class means: standard deviations by which it beats them (if it has one vector a
-#: cluster, or more), or so much of the score.
-WON, BETTER = (1.0, 0.5), 0.02
+#: What a choice must have over a simpler one: standard deviations by which it beats it, or this much of the score.
+WON, BETTER = 1.0, 0.02
 
 #: Cross-entropy (nats) counts as much as this share of points: agreement alone is a matter of chance in small sets.
 ENTROPY = 0.2
@@ -232,16 +231,21 @@ def select(x: Array, y: Array, n_clusters: int, support: int, random: Any, progr
 
 
 def decide(scores: dict[Choice, Score]) -> Choice:
-    """The highest score, ties to the simpler; but class means of the features as they are, unless it is better.
+    """The highest score, ties to the simpler; but one of two simpler networks unless it is better than chance has it.
 
-    They have the most to lose from a choice by chance: nothing of them was learnt but the means.
+    These are the class means of raw features, of which nothing else was learnt, and the same network without a prior:
+    if each cluster has one support vector, relevance sums to evidence only without.
     """
     best = _best(scores)
     plain = _best({choice: found for choice, found in scores.items() if choice in (Choice(), Choice(prior=True))})
-    deviations = WON[best.support > 1]
-    if scores[best].beats(scores[plain], deviations) or scores[best].value > scores[plain].value + BETTER:
-        return best
-    return plain
+    if not _worth(scores[best], scores[plain]):
+        best = plain
+    without = replace(best, prior=False)
+    return without if without in scores and not _worth(scores[best], scores[without]) else best
+
+
+def _worth(found: Score, simpler: Score) -> bool:
+    return found.beats(simpler, WON) or found.value > simpler.value + BETTER
 
 
 def _best(scores: dict[Choice, Score]) -> Choice:

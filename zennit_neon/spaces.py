@@ -13,7 +13,7 @@ __all__ = ["RAW", "SPACES", "STANDARDISED", "WHITENED", "Space"]
 Array = np.ndarray[Any, Any]
 
 #: From the simplest to the one that asks most of the data.
-SPACES = RAW, STANDARDISED, WHITENED = ("features as they are", "standardised features", "whitened features")
+SPACES = RAW, STANDARDISED, WHITENED = ("raw features", "standardised features", "whitened features")
 
 #: Of the covariance, at least this share is shrunk.
 SHRUNK = 1e-3
@@ -31,6 +31,7 @@ class Space:
         One of ``SPACES``: ``A`` is the identity; divides each feature by its standard deviation; or takes the
         standardised features to a space in which the covariance within clusters, shrunk as Ledoit and Wolf (2004)
         found best, is the identity. In the last, the nearest class mean is linear discriminant analysis without priors.
+        Features that are constant are 0 in any space.
     x, y : ndarray, shapes (N, d) and (N,)
         Points and the numbers of their clusters.
     eps : float
@@ -49,17 +50,18 @@ class Space:
     def __init__(self, kind: str, x: Array, y: Array, eps: float = 2.0**-52):
         self.kind = kind
         self.center = x.mean(0)
-        self.linear = self.inverse = np.ones(x.shape[1])
-        if kind == RAW:
-            return
         centred = x - self.center
         spread = centred.std(0)
-        spread[spread <= 4 * eps * np.maximum(x.max(0), -x.min(0))] = 1
-        self.linear, self.inverse = 1 / spread, spread
-        if kind == WHITENED:
-            centred /= spread
-            linear, inverse = _whitening(centred, y)
-            self.linear, self.inverse = linear / spread, inverse * spread[:, None]
+        constant = spread <= 4 * eps * np.maximum(x.max(0), -x.min(0))
+        self.center[constant], spread[constant] = x[0, constant], 1
+        self.linear = self.inverse = np.ones(x.shape[1])
+        if kind == STANDARDISED:
+            self.linear, self.inverse = 1 / spread, spread
+        elif kind == WHITENED and not constant.all():
+            linear, inverse = _whitening((centred / spread)[:, ~constant], y)
+            self.linear, self.inverse = np.zeros((len(linear), len(spread))), np.zeros((len(spread), len(linear)))
+            self.linear[:, ~constant] = linear / spread[~constant]
+            self.inverse[~constant] = inverse * spread[~constant, None]
 
     @staticmethod
     def affordable(kind: str, x: Array) -> bool:

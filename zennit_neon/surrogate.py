@@ -188,7 +188,16 @@ def _fitted(
     if step is None:
         sets = [part + space.center for part in sets]
     sets = [part.astype(kind) for part in sets]
+    weights = _told_apart(sets, weights)
     return NeuralizedKernelKMeans(sets, model.gamma, weights, steps=[] if step is None else [step])
+
+
+def _told_apart(sets: list[Array], weights: list[Array] | None) -> list[Array] | None:
+    """Weights by which the first of several clusters with the same support vectors wins; as given if there are none."""
+    if len({np.sort(part, 0).tobytes() for part in sets}) == len(sets):
+        return weights
+    given = [np.full(len(part), 1 / len(part)) for part in sets] if weights is None else weights
+    return [part * (1 - 1e-9 * k / len(sets)) for k, part in enumerate(given)]
 
 
 def _fidelity(head: NeuralizedKernelKMeans, table: Table, own: Array, noise: int, network: str) -> Fidelity:
