@@ -13,9 +13,9 @@ PACKAGE = Path(zennit_neon.__file__).parent
 
 #: From the bottom to the top; a module may import those that stand before it (docs/architecture.md).
 LAYERS = [
-    ["functional", "affine", "arrays", "tabular", "elbow", "guard", "network", "picture", "pooling"],
-    ["layer", "fitting"],
-    ["support", "tree", "steps"],
+    ["functional", "affine", "arrays", "tabular", "elbow", "guard", "network", "picture", "pooling", "fidelity"],
+    ["layer", "fitting", "mixture", "spaces"],
+    ["support", "tree", "steps", "selection"],
     ["types", "heads", "encoding"],
     ["rules", "softmax", "kernel", "hierarchy", "terms"],
     ["surrogate", "pruning"],

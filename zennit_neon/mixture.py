@@ -2,9 +2,9 @@ r"""A kernel model of labelled points: support vectors of each cluster, their we
 
 .. math:: \ell_k(z) = \log \sum_{j \in C_k} \pi_j \exp(-\gamma \|z - u_j\|^2) + \gamma \|z\|^2
 
-The last term is the same for all clusters: the largest :math:`\ell_k` is that of the smallest outlierness :math:`O_k` of
-kernel k-means (Eq. 6, paper 1), and :math:`\mathrm{softmax}_k\, \ell_k` is the probability of the cluster in a mixture of
-Gaussians.
+The last term is the same for all clusters: the largest :math:`\ell_k` is that of the smallest outlierness
+:math:`O_k` of kernel k-means (Eq. 6, paper 1), and :math:`\mathrm{softmax}_k\, \ell_k` is the probability of the
+cluster in a mixture of Gaussians.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ FOLDS = 3
 PATIENCE, GAIN = 2, 0.002
 
 #: Agreement at which nothing more is tried.
-ENOUGH = 0.995
+ENOUGH = 0.998
 
 #: Standard deviations by which class means must beat a model of many vectors for that not to be refined.
 CLEARLY = 2.0
