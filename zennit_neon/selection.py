@@ -127,7 +127,7 @@ def score(logits: Tensor, y: Tensor) -> Score:
     # cross-entropy is convex in the scale: down the hill, and there is but one
     scale, least = 1.0, entropy(1.0)
     for factor in (0.5, 2.0):
-        while 2.0**-10 < scale < 2.0**4 and (value := entropy(scale * factor)) < least:
+        while 2.0**-20 < scale < 2.0**20 and (value := entropy(scale * factor)) < least:
             scale, least = scale * factor, value
     return Score((logits.argmax(1) == y).numpy(), least)
 

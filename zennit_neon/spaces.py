@@ -110,7 +110,7 @@ def _shrunk(within: Array) -> Array:
     count, width = within.shape
     covariance = within.T @ within / count
     scale = np.trace(covariance) / width
-    if scale == 0:  # one point a cluster, or copies of one
+    if scale < 1e-24:  # one point a cluster, or copies of one: rounding, beside features whose variance is 1
         return np.eye(width)
     total = np.square(covariance).sum()
     noise = (np.square(np.square(within).sum(1)).mean() - total) / count
