@@ -74,11 +74,11 @@ class Fidelity(float):
         ]
         listed = ", ".join(parts[:6]) + (f" and {len(parts) - 6} more" if len(parts) > 6 else "")
         total = int(self.counts.sum())
-        kind = f" ({self.network})" if self.network else ""
         overall = f"gives back {float(self):.0%} of {total} held-out labels" if total else "was tested on no point"
         return (
-            f"the network that stands for the labels{kind} {overall}"
+            f"the network that stands for the labels {overall}"
             + (f" (cluster {listed})" if poor else "")
             + f"; below min_fidelity={least:g} its explanations are those of the network more than of the clusters. "
-            "Another number of support vectors, neuralize(labels, X, support=...), or other features may help"
+            + (f"It was chosen among several: {self.network}. " if self.network else "")
+            + "Another number of support vectors, neuralize(labels, X, support=...), or other features may help"
         )

@@ -34,7 +34,8 @@ def neuralize(
     """Rewrite a clustering as an equivalent neural network, without retraining (paper 1, Section II).
 
     Where there is no equivalent network, and ``X`` is given, a kernel model is fitted to the labels of the points, and
-    its agreement with them measured on points that were held out: ``head.fidelity``.
+    its agreement with them measured on points that were held out: ``head.fidelity``, which also says what kind of
+    network was chosen (``head.fidelity.network``).
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def neuralize(
     X : ndarray, Tensor or DataFrame, shape (N, d), optional
         The points that were clustered. Not used where the network is exact.
     support : int
-        Support vectors of a cluster that is known by its labels, at most.
+        Support vectors of a cluster that is known by its labels, at most; class means are used where they do as well.
     test_size : float
         Share of the points of such a cluster that is held out to measure fidelity.
     random_state : int, RandomState or None
@@ -118,7 +119,7 @@ def neuralize(
     >>> X, _ = make_moons(300, noise=0.05, random_state=0)
     >>> head = neuralize(DBSCAN(eps=0.2).fit(X), X)
     >>> head.fidelity
-    Fidelity(1.000 of 100 held-out points; by cluster 1.00, 1.00)
+    Fidelity(1.000 of 100 held-out points; by cluster 1.00, 1.00; up to 20 support vectors a cluster, raw features)
     """
     fit = functools.partial(
         surrogate, support=support, test_size=test_size, random_state=random_state, progress=progress

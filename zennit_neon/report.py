@@ -71,9 +71,10 @@ class Report:
         if fidelity is None:
             return []
         shares = fidelity.per_cluster[~np.isnan(fidelity.per_cluster)]
+        kind = f" ({fidelity.network})" if fidelity.network else ""
         lines = [
-            f"explained through a network that gives back {float(fidelity):.1%} of {int(fidelity.counts.sum())} labels "
-            f"that were held out (at least {shares.min(initial=1):.0%} in each cluster)"
+            f"explained through a network{kind} that gives back {float(fidelity):.1%} of "
+            f"{int(fidelity.counts.sum())} labels that were held out (at least {shares.min(initial=1):.0%} in each cluster)"
         ]
         if fidelity.noise:
             rows = "1 row belongs" if fidelity.noise == 1 else f"{fidelity.noise} rows belong"

@@ -124,8 +124,8 @@ def surrogate(
     --------
     >>> from sklearn.datasets import load_wine
     >>> X, y = load_wine(return_X_y=True)
-    >>> surrogate(y, X).fidelity.network
-    ''
+    >>> surrogate(y, X, random_state=2).fidelity.network
+    'class means, whitened features'
     """
     from sklearn.utils import check_random_state
     from tqdm.auto import tqdm

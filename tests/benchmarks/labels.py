@@ -169,8 +169,6 @@ def lines(seeds: int, quick: bool) -> Iterator[str]:
         cells, difference = row(name, *sets[name](), seeds)
         rows.append(cells)
         ahead.append(difference)
-    yield "# Labels given back"
-    yield ""
     yield (
         f"Share of held-out labels that come back: a third of the points of each cluster, mean of {seeds} splits. "
         "The network of `neuralize(labels, X)`, the nearest class mean (scikit-learn's `NearestCentroid`) and the 5 "
