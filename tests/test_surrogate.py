@@ -1035,7 +1035,7 @@ def test_the_result_says_which_network_it_is():
     assert head.sizes == (1, 1)
     curved = neuralize(MOON, MOONS)
     assert curved.fidelity.network.startswith("up to 20 support vectors a cluster, raw features")
-    with pytest.warns(UserWarning, match=r"chosen among several: .* raw features.*\. Another"):
+    with pytest.warns(UserWarning, match=r"chosen among several: .* features.*\. Another"):
         explain(np.random.default_rng(0).permutation(MOON), MOONS)
 
 
