@@ -9,7 +9,7 @@ from sklearn.datasets import load_iris, make_circles
 from tqdm import tqdm
 
 from zennit_neon import selection
-from zennit_neon.selection import FOLDS, Choice, Score, decide, folds, score, select, stratified
+from zennit_neon.selection import MORE, Choice, Score, decide, folds, score, select, stratified
 from zennit_neon.spaces import RAW, SPACES, STANDARDISED, WHITENED
 
 QUIET = tqdm(disable=True)
@@ -20,7 +20,7 @@ def _select(x, y, support=20, seed=0):
 
 
 def _score(share, entropy=0.5, count=1000):
-    return Score(np.arange(count) < round(share * count), entropy)
+    return Score(np.arange(count) < round(share * count), np.full(count, entropy))
 
 
 # points
@@ -31,13 +31,21 @@ def test_folds_are_stratified(sizes, seed):
     y = np.repeat(np.arange(len(sizes)), sizes)
     found = folds(y, np.random.RandomState(seed))
     for k, size in enumerate(sizes):
-        counts = np.bincount(found[y == k] + 1, minlength=FOLDS + 1)
+        counts = np.bincount(found[y == k] + 1, minlength=MORE + 1)
         if size == 1:
-            assert counts.tolist() == [1, 0, 0, 0]
+            assert counts.tolist() == [1] + [0] * MORE
         else:
             assert counts[0] == 0
-            assert counts[1:].max() - counts[1:].min() <= 1
-            assert counts[1:].max() < size  # each fold leaves something to train on
+            dealt = counts[1 : found.max() + 2]
+            assert dealt.max() - dealt.min() <= 1
+            assert dealt.max() < size  # each fold leaves something to train on
+            for other in np.flatnonzero(np.array(sizes) == size):
+                np.testing.assert_array_equal(np.bincount(found[y == other] + 1, minlength=MORE + 1), counts)
+
+
+def test_more_folds_where_points_are_few():
+    for size, count in ((2, 2), (3, 3), (5, 5), (8, 6), (30, 3)):
+        assert folds(np.repeat(np.arange(4), size), np.random.RandomState(0)).max() + 1 == count
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(1, 400), st.integers(0, 9))
@@ -62,15 +70,17 @@ def test_the_score_does_not_depend_on_gamma():
     logits[torch.arange(200), y] += 1
     plain = score(logits, y)
     assert plain.agreement == pytest.approx((logits.argmax(1) == y).double().mean())
-    assert plain.entropy <= float(torch.nn.functional.cross_entropy(logits, y))
+    assert plain.entropy.mean() <= float(torch.nn.functional.cross_entropy(logits, y))
     for factor in (2.0**-6, 2.0**3, 2.0**6):
         assert score(logits * factor, y).value == pytest.approx(plain.value, abs=1e-12)
 
 
-def test_wins_and_losses():
-    one, two = Score(np.array([1, 1, 1, 0, 1], bool), 0), Score(np.array([1, 0, 0, 1, 0], bool), 0)
-    assert one.beats(two, 0.9)  # 3 wins and 1 loss: 2 > 0.9 * 2
-    assert not one.beats(two, 1)
+def test_standard_errors():
+    one, two = (Score(np.array(right, bool), np.zeros(5)) for right in ([1, 1, 1, 0, 1], [1, 0, 0, 1, 0]))
+    lead = np.array([0, 1, 1, -1, 1])
+    errors = lead.mean() / (lead.std() / 5**0.5)
+    assert one.beats(two, errors - 1e-9)
+    assert not one.beats(two, errors + 1e-9)
     assert not two.beats(one, 0)
     assert not one.beats(one, 0)
 
@@ -87,22 +97,30 @@ def test_ties_go_to_the_simplest(choices):
     assert decide(found) == Choice(STANDARDISED)
 
 
+def _lead(wins, losses, entropy=0.5, count=1000):
+    """The score of something that wins and loses against ``_score(0.9)``."""
+    plain = _score(0.9).right.copy()
+    plain[900 : 900 + wins], plain[:losses] = True, False
+    return Score(plain, np.full(count, entropy))
+
+
 @pytest.mark.parametrize(
-    ("share", "entropy", "expected"),
+    ("score", "expected"),
     [
-        (0.9, 0.49, Choice()),  # no more than chance
-        (0.899, 0.3, Choice(WHITENED)),  # the probabilities are better by far
-        (0.905, 0.5, Choice(WHITENED)),  # five wins and no loss
-        (0.9, 0.6, Choice()),
+        (_lead(12, 11), Choice()),  # no more than chance
+        (_lead(12, 2), Choice(WHITENED)),
+        (_lead(0, 1, 0.3), Choice(WHITENED)),  # the probabilities are better by far
+        (_lead(0, 0, 0.6), Choice()),
     ],
 )
-def test_class_means_of_raw_features_are_beaten_or_stay(share, entropy, expected):
-    assert decide({Choice(): _score(0.9), Choice(WHITENED): _score(share, entropy)}) == expected
+def test_class_means_of_raw_features_are_beaten_or_stay(score, expected):
+    assert decide({Choice(): _score(0.9), Choice(WHITENED): score}) == expected
 
 
-@pytest.mark.parametrize(("share", "prior"), [(0.9, False), (0.95, True)])
-def test_a_prior_has_to_be_worth_it(share, prior):
-    found = {Choice(): _score(0.5), Choice(WHITENED): _score(0.9), Choice(WHITENED, 1, True): _score(share, 0.45)}
+@pytest.mark.parametrize(("wins", "losses", "prior"), [(12, 11, False), (30, 2, True)])
+def test_a_prior_has_to_be_worth_it(wins, losses, prior):
+    weighted = _lead(wins, losses)
+    found = {Choice(): _score(0.5), Choice(WHITENED): _score(0.9), Choice(WHITENED, 1, True): weighted}
     assert decide(found).prior == prior
 
 
@@ -111,10 +129,10 @@ def test_a_prior_has_to_be_worth_it(share, prior):
 def test_the_decision_is_never_clearly_worse_than_class_means_on_the_folds(seed):
     rng = np.random.default_rng(seed)
     choices = [Choice(space, n, prior) for space in SPACES for n in (1, 20) for prior in (False, True)]
-    found = {choice: Score(rng.random(60) < rng.random(), float(rng.random())) for choice in choices}
+    found = {choice: Score(rng.random(60) < rng.random(), rng.random(60)) for choice in choices}
     chosen = found[decide(found)]
     for plain in (found[Choice()], found[Choice(prior=True)]):
-        assert chosen.value >= plain.value - selection.BETTER
+        assert not plain.beats(chosen, selection.BETTER)
 
 
 # selection

@@ -16,8 +16,8 @@ __all__ = ["Choice", "Score", "decide", "folds", "select", "stratified"]
 
 Array = np.ndarray[Any, Any]
 
-#: Parts of the points that are validated in turn.
-FOLDS = 3
+#: Parts of the points that are validated in turn; up to MORE where half of the clusters have fewer than FEW points.
+FOLDS, MORE, FEW = 3, 6, 12
 
 #: Looks at the validation points without a gain of so much that end the refinement.
 PATIENCE, GAIN = 2, 0.002
@@ -25,11 +25,11 @@ PATIENCE, GAIN = 2, 0.002
 #: Agreement at which nothing more is tried.
 ENOUGH = 0.998
 
-#: Standard deviations by which class means must beat a model of many vectors for that not to be refined.
-CLEARLY = 2.0
+#: Standard errors by which a choice must be better than a simpler one.
+BETTER = 1.0
 
-#: What a choice must have over a simpler one: standard deviations by which it beats it, or this much of the score.
-WON, BETTER = 1.0, 0.02
+#: Standard errors by which class means must be better than many vectors for those not to be refined.
+CLEARLY = 2.0
 
 #: Cross-entropy (nats) counts as much as this share of points: agreement alone is a matter of chance in small sets.
 ENTROPY = 0.2
@@ -76,10 +76,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Score:
-    """How a choice did on the validation points: which of them it got right, and their mean cross-entropy."""
+    """How a choice did on each validation point: whether it got it right, and its cross-entropy."""
 
     right: Array
-    entropy: float
+    entropy: Array
 
     @property
     def agreement(self) -> float:
@@ -87,15 +87,19 @@ class Score:
         return float(self.right.mean())
 
     @property
+    def values(self) -> Array:
+        """What is compared, point by point."""
+        return self.right - ENTROPY * self.entropy
+
+    @property
     def value(self) -> float:
         """What choices are compared by."""
-        return self.agreement - ENTROPY * self.entropy
+        return float(self.values.mean())
 
-    def beats(self, other: Score, deviations: float) -> bool:
-        """Whether wins exceed losses by more than so many standard deviations of their difference under chance."""
-        wins = int((self.right & ~other.right).sum())
-        losses = int((other.right & ~self.right).sum())
-        return wins - losses > deviations * (wins + losses) ** 0.5
+    def beats(self, other: Score, errors: float) -> bool:
+        """Whether it is better by more than so many standard errors of the difference."""
+        lead = self.values - other.values
+        return float(lead.mean()) > errors * float(lead.std()) / len(lead) ** 0.5
 
 
 def stratified(y: Array, most: int, random: Any) -> Array:
@@ -109,12 +113,18 @@ def stratified(y: Array, most: int, random: Any) -> Array:
 
 
 def folds(y: Array, random: Any) -> Array:
-    """Fold (N,) in which each point is validated; -1 for a cluster of one point, which always trains."""
+    """Fold (N,) in which each point is validated; -1 for a cluster of one point, which always trains.
+
+    Each cluster deals its points to the same folds in the same order, so that clusters of the same size lose as many
+    points to a fold. If only that of a validation point did, its mean would be the least exact, and seem too far away.
+    """
     fold = np.full(len(y), -1)
+    typical = np.median(np.bincount(y))
+    count = int(np.clip(typical, FOLDS, MORE)) if typical < FEW else FOLDS
     for k in range(y.max() + 1):
         members = random.permutation(np.flatnonzero(y == k))
         if len(members) > 1:
-            fold[members] = (np.arange(len(members)) + random.randint(FOLDS)) % FOLDS
+            fold[members] = np.arange(len(members)) % count
     return fold
 
 
@@ -129,7 +139,8 @@ def score(logits: Tensor, y: Tensor) -> Score:
     for factor in (0.5, 2.0):
         while 2.0**-20 < scale < 2.0**20 and (value := entropy(scale * factor)) < least:
             scale, least = scale * factor, value
-    return Score((logits.argmax(1) == y).numpy(), least)
+    values = torch.nn.functional.cross_entropy(logits * scale, y, reduction="none")
+    return Score((logits.argmax(1) == y).numpy(), values.numpy())
 
 
 @dataclass
@@ -156,8 +167,7 @@ class Trials:
     def parts(self, kind: str) -> list[Part]:
         """The folds, in a space that was learnt from their training points."""
         made = []
-        masks = [self.fold == fold for fold in range(FOLDS)]
-        masks = [mask for mask in masks if mask.any()]
+        masks = [self.fold == fold for fold in np.unique(self.fold[self.fold >= 0])]
         if kind not in self.spaces:
             self.spaces[kind] = [Space(kind, self.x[~mask], self.y[~mask], self.eps) for mask in masks]
         for mask, space in zip(masks, self.spaces[kind], strict=True):
@@ -238,14 +248,10 @@ def decide(scores: dict[Choice, Score]) -> Choice:
     """
     best = _best(scores)
     plain = _best({choice: found for choice, found in scores.items() if choice in (Choice(), Choice(prior=True))})
-    if not _worth(scores[best], scores[plain]):
+    if not scores[best].beats(scores[plain], BETTER):
         best = plain
     without = replace(best, prior=False)
-    return without if without in scores and not _worth(scores[best], scores[without]) else best
-
-
-def _worth(found: Score, simpler: Score) -> bool:
-    return found.beats(simpler, WON) or found.value > simpler.value + BETTER
+    return without if without in scores and not scores[best].beats(scores[without], BETTER) else best
 
 
 def _best(scores: dict[Choice, Score]) -> Choice:
