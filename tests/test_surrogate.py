@@ -21,16 +21,21 @@ from sklearn.cluster import (
     MiniBatchKMeans,
     SpectralClustering,
 )
-from sklearn.datasets import load_digits, load_wine, make_blobs, make_circles, make_moons
+from sklearn.datasets import load_digits, load_iris, load_wine, make_blobs, make_circles, make_moons
 from sklearn.decomposition import PCA, KernelPCA
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, QuantileTransformer, StandardScaler
 
-from zennit_neon import NeuralizedKernelKMeans, RowNorm, explain, neuralize, plot, surrogate
-from zennit_neon.surrogate import BATCH, Fidelity, _Mixture, groups
+from zennit_neon import Affine, NeuralizedKernelKMeans, RowNorm, explain, neuralize, plot, selection, surrogate
+from zennit_neon.fidelity import Fidelity
+from zennit_neon.labels import groups
+from zennit_neon.mixture import BATCH, Mixture
+from zennit_neon.selection import Choice
+from zennit_neon.spaces import RAW, WHITENED
 
 N = 600
 MOONS, MOON = make_moons(300, noise=0.05, random_state=0)
@@ -62,6 +67,12 @@ def _assigned(head, X):
     return head(torch.as_tensor(np.asarray(X))).argmax(1).numpy()
 
 
+def _same_weights(one, two):
+    """Assert that two heads have the same weights, or none."""
+    assert (one.log_weight is None) == (two.log_weight is None)
+    assert one.log_weight is None or torch.equal(one.log_weight, two.log_weight)
+
+
 @pytest.fixture(scope="module")
 def dbscan():
     """Two moons, of which some points are noise, as a table."""
@@ -81,7 +92,7 @@ def explained(dbscan):
 @pytest.fixture
 def quick(monkeypatch):
     """Few steps for labels that can not be learnt."""
-    monkeypatch.setattr(surrogate, "STEPS", 40)
+    monkeypatch.setattr(selection, "STEPS", 40)
 
 
 # fidelity
@@ -106,10 +117,10 @@ def test_clusterings_without_a_rule_are_given_back(name, kind):
     head = neuralize(model, X, support=20)
     assert isinstance(head, NeuralizedKernelKMeans)
     assert max(head.sizes) <= 20
-    assert head.fidelity >= 0.99
+    assert head.fidelity >= (0.98 if kind == "ward" else 0.99)
     assert 0.3 * len(X) * 0.9 <= head.fidelity.counts.sum() <= len(X) / 3
     kept = model.labels_ >= 0
-    assert (_assigned(head, X)[kept] == model.labels_[kept]).mean() >= 0.99
+    assert (_assigned(head, X)[kept] == model.labels_[kept]).mean() >= (0.98 if kind == "ward" else 0.99)
     if kind == "spectral":
         assert adjusted_rand_score(y, _assigned(head, X)) > 0.98
 
@@ -130,8 +141,9 @@ def test_shuffled_labels_are_given_back_by_chance_and_warned_of():
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_fidelity_is_about_points_that_were_not_fitted(count):
+def test_fidelity_is_about_points_that_were_not_fitted(monkeypatch, count):
     """What is learnt by heart is known of the points that were fitted, and of no others."""
+    monkeypatch.setattr(surrogate, "select", lambda *args: Choice(RAW, 1000, True))
     rng = np.random.default_rng(count)
     X, labels = rng.normal(size=(300, 2)), rng.integers(count, size=300)
     head = neuralize(labels, X, support=1000)
@@ -162,7 +174,8 @@ def test_the_fit_does_not_look_at_what_is_held_out(monkeypatch, quick, scale):
     other[test] = np.random.default_rng(1).uniform(50, 60, size=(test.sum(), 2))
     moved = neuralize(labels, other)
     assert torch.equal(moved.support, head.support)
-    assert torch.equal(moved.log_weight, head.log_weight)
+    assert moved.fidelity.network == head.fidelity.network
+    _same_weights(moved, head)
     assert moved.gamma == head.gamma
     assert moved.fidelity != head.fidelity
     assert head.fidelity == (_assigned(head, X)[test] == labels[test]).mean()
@@ -186,8 +199,8 @@ def test_features_are_standardised_where_that_helps():
     assert (_assigned(head, wine.data) == wine.target).mean() > 0.95
     e = explain(head, wine.data, min_fidelity=0.5)
     assert e.relevance.shape == wine.data.shape
-    largest = np.abs(e.relevance).mean(0).argmax()
-    assert wine.feature_names[largest] != "proline"  # it has the largest variance by far, and nothing else
+    share = np.abs(e.relevance).mean(0) / np.abs(e.relevance).mean(0).sum()
+    assert share[wine.feature_names.index("proline")] < 0.4  # of raw features, it has nearly all of the variance
     plain = neuralize(*reversed(_blobs()))
     assert plain.steps == ()
 
@@ -209,8 +222,6 @@ def test_constant_columns_carry_no_relevance(value):
     e = explain(head, X, min_fidelity=0)
     assert np.abs(e.relevance[:, -1]).max() <= 1e-9 * np.abs(e.relevance).max()
     assert head.fidelity == neuralize(wine.target, wine.data).fidelity
-    if head.steps:
-        assert head.steps[0].linear[-1] == 1
     other = X.copy()
     other[:, -1] += 1
     assert (_assigned(head, other) == _assigned(head, X)).all()
@@ -785,7 +796,7 @@ def test_fidelity_is_a_number():
 def test_heads_keep_their_fidelity():
     X, y = _blobs()
     head = neuralize(y, X)
-    behind = head.after([surrogate.Affine(np.full(2, 2.0))])
+    behind = head.after([Affine(np.full(2, 2.0))])
     assert behind.fidelity is head.fidelity
     assert (_assigned(behind, X / 2) == _assigned(head, X)).all()
     for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
@@ -801,7 +812,7 @@ def test_it_is_reproducible(quick):
     labels = np.random.default_rng(0).permutation(MOON)
     one, two, other = (neuralize(labels, MOONS, random_state=seed) for seed in (3, 3, 4))
     assert torch.equal(one.support, two.support)
-    assert torch.equal(one.log_weight, two.log_weight)
+    _same_weights(one, two)
     assert (one.gamma, one.fidelity) == (two.gamma, two.fidelity)
     assert not torch.equal(one.support, other.support)
     state = np.random.RandomState(3)
@@ -905,9 +916,9 @@ def test_clusters_of_few_points_are_never_held_out():
         e = explain(labels, X)
     assert (e.cluster == labels).all()
     with pytest.warns(UserWarning, match="was tested on no point"):
-        few = explain(np.arange(4) // 2, X[:4])
+        few = explain(y[:4], X[:4])
     assert math.isnan(few.fidelity)
-    assert few.cluster.tolist() == [0, 0, 1, 1]
+    assert few.cluster.tolist() == y[:4].tolist()
 
 
 def test_one_point_a_cluster():
@@ -919,12 +930,20 @@ def test_one_point_a_cluster():
 
 def test_more_points_than_support_at_the_same_place():
     X = np.repeat([[0.0, 0.0], [1.0, 0.0], [5.0, 5.0], [6.0, 5.0]], 50, axis=0)
-    labels = np.repeat([0, 0, 1, 1], 50)
-    head = neuralize(labels, X)
-    assert head.sizes == (2, 2)
-    assert head.fidelity == 1
-    assert np.isfinite(explain(labels, X).relevance).all()
-    assert neuralize([0, 1] * 20, np.zeros((40, 2))).fidelity == 0.5
+    for labels in (np.repeat([0, 0, 1, 1], 50), np.repeat([0, 1, 1, 0], 50)):
+        head = neuralize(labels, X)
+        assert max(head.sizes) <= 2
+        assert head.fidelity == 1
+        assert np.isfinite(explain(labels, X).relevance).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_clusters_at_the_same_place(dtype):
+    assert neuralize([0, 1] * 20, np.zeros((40, 2), dtype)).fidelity == 0.5
+    X = np.tile(np.random.default_rng(0).normal(size=(20, 3)), (3, 1)).astype(dtype)
+    labels = np.repeat([0, 1, 2], 20)
+    assert neuralize(labels, X).fidelity < 0.6
+    assert np.isfinite(explain(labels, X, min_fidelity=0).relevance).all()
 
 
 @pytest.mark.parametrize("support", [1, 3, 20])
@@ -944,17 +963,137 @@ def test_one_feature_and_many_features():
 
 
 def test_a_step_of_the_fit_costs_the_same_for_many_points(monkeypatch):
-    batches, whole = [], _Mixture.logits
+    batches, whole = [], Mixture._slopes
 
-    def counted(self, x):
-        batches.append(len(x))
-        return whole(self, x)
+    def counted(self, z, y):
+        batches.append(len(y))
+        whole(self, z, y)
 
-    monkeypatch.setattr(_Mixture, "logits", counted)
-    X, labels = make_moons(30_000, noise=0.05, random_state=0)
+    monkeypatch.setattr(Mixture, "_slopes", counted)
+    X, labels = make_moons(30_000, noise=0.2, random_state=0)
     head = neuralize(labels, X.astype(np.float32))
-    assert max(batches) <= BATCH
-    assert sum(batches) < 30_000 * 50  # 300 steps on all points were 9 million
+    assert set(batches) == {BATCH}
     assert head.fidelity.counts.sum() == 10_000
-    assert head.fidelity > 0.98
+    assert head.fidelity > 0.95
     assert explain(head, X).relevance.shape == X.shape
+
+
+def test_points_that_are_held_are_bounded(monkeypatch):
+    """A large table is read in batches, and no more of it is held than there is room for."""
+    X, labels = make_blobs(20_000, 50, centers=4, random_state=0)
+    monkeypatch.setattr(surrogate, "ELEMENTS", 3000 * 50)
+    monkeypatch.setattr(surrogate, "COMPARED", 500 * 50)
+    read, fitted = [], []
+    whole, compared = surrogate.Table.read, surrogate.select
+
+    def counted(self, start, stop, *args, **keywords):
+        read.append(stop - start)
+        return whole(self, start, stop, *args, **keywords)
+
+    def looked(x, *args):
+        fitted.append(x.shape)
+        return compared(x, *args)
+
+    monkeypatch.setattr(surrogate.Table, "read", counted)
+    monkeypatch.setattr(surrogate, "select", looked)
+    head = neuralize(labels, X, support=2)
+    assert max(read) < 8192
+    assert 490 <= fitted[0][0] <= 500
+    assert head.fidelity == 1
+    assert head.fidelity.counts.sum() == 20_000 // 4 // 3 * 4
+
+
+# which network
+
+
+def wide(sizes, width, scale, seed):
+    """Class means plus noise in many features."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    return scale * rng.normal(size=(len(sizes), width))[y] + rng.normal(size=(len(y), width)), y
+
+
+@pytest.mark.parametrize(("sizes", "width", "scale"), [((60, 40, 30, 20, 10), 300, 0.2), ((5,) * 20, 300, 0.25)])
+def test_no_worse_than_class_means_where_features_are_many(sizes, width, scale):
+    """On the very points that are held out, on average of some seeds."""
+    ours, means = [], []
+    for seed in range(4):
+        X, y = wide(sizes, width, scale, seed)
+        head = neuralize(y, X, random_state=seed)
+        test = surrogate._held_out(y, 1 / 3, np.random.RandomState(seed))
+        ours.append(head.fidelity)
+        means.append(NearestCentroid().fit(X[~test], y[~test]).score(X[test], y[test]))
+    assert np.mean(ours) >= np.mean(means) - 0.01
+
+
+def test_the_result_says_which_network_it_is():
+    X, y = _blobs()
+    head = neuralize(y, X)
+    assert head.fidelity.network == "class means, raw features"
+    assert repr(head.fidelity).endswith("; class means, raw features)")
+    assert head.sizes == (1, 1)
+    curved = neuralize(MOON, MOONS)
+    assert curved.fidelity.network.startswith("up to 20 support vectors a cluster, raw features")
+    with pytest.warns(UserWarning, match=r"chosen among several: .* features.*\. Another"):
+        explain(np.random.default_rng(0).permutation(MOON), MOONS)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("whitened", [False, True])
+def test_class_means_conserve_relevance(dtype, whitened):
+    X, y = load_iris(return_X_y=True) if whitened else make_blobs(300, 4, centers=3, random_state=4)
+    head = neuralize(y, X.astype(dtype))
+    assert (WHITENED in head.fidelity.network) == whitened
+    assert head.log_weight is None
+    assert head.evidence_layer.conserves
+    e = explain(head, X)
+    np.testing.assert_allclose(e.relevance.sum(1), e.evidence, rtol=0, atol=1e-13 * np.abs(e.relevance).sum(1).max())
+
+
+def test_whitened_evidence_is_a_difference_of_mahalanobis_distances():
+    X, y = make_blobs(300, 3, centers=3, random_state=4)
+    X = X @ np.array([[1.0, 5, 0], [0, 1, 5], [0, 0, 1]]) + 7
+    head = neuralize(y, X)
+    assert head.fidelity.network == "class means, whitened features"
+    step = head.steps[0]
+    metric = (step.linear.T @ step.linear).numpy()
+    means = step.preimage(head.support).numpy()
+    train = ~surrogate._held_out(y, 1 / 3, np.random.RandomState(0))
+    np.testing.assert_allclose(means, [X[train & (y == k)].mean(0) for k in range(3)], rtol=1e-10)
+    distance = np.einsum("nkd,de,nke->nk", X[:, None] - means, metric, X[:, None] - means)
+    order = np.sort(distance, 1)
+    e = explain(head, X)
+    np.testing.assert_allclose(e.evidence, order[:, 1] - order[:, 0], rtol=1e-10, atol=1e-10 * distance.max())
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e6, 0), (1e-9, 0), (1, 1e9), ([1, 1e5, 1e-5, 3], 0)])
+def test_units_do_not_change_the_choice(scale, shift):
+    """Of a network that is chosen in standardised or whitened features."""
+    X, y = load_iris(return_X_y=True)
+    head, other = neuralize(y, X), neuralize(y, X * scale + shift)
+    assert head.fidelity.network == "class means, whitened features"
+    assert repr(other.fidelity) == repr(head.fidelity)
+
+
+def test_names_do_not_change_the_choice():
+    X, y = load_iris(return_X_y=True)
+    swapped = (y + 1) % 3
+    head, other = neuralize(y, X), neuralize(swapped, X)
+    assert other.fidelity.network == head.fidelity.network
+    assert abs(other.fidelity - head.fidelity) < 0.1
+
+
+@pytest.mark.parametrize("shape", ["many clusters", "more features than points", "one point", "two points"])
+def test_unusual_shapes(shape):
+    rng = np.random.default_rng(0)
+    if shape == "many clusters":
+        X, y = make_blobs(1500, 6, centers=60, random_state=1)
+    elif shape == "more features than points":
+        X, y = wide((8,) * 10, 3000, 0.3, 3)
+    else:
+        y = np.repeat(np.arange(12), 1 if shape == "one point" else 2)
+        X = 10 * rng.normal(size=(12, 5))[y] + rng.normal(size=(len(y), 5))
+    head = neuralize(y, X)
+    assert (_assigned(head, X) == y).mean() > 0.98
+    assert np.isfinite(explain(head, X, min_fidelity=0).relevance).all()
+    assert head.n_clusters == len(set(y))

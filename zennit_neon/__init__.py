@@ -13,7 +13,7 @@ from .kernel import NeuralizedKernelKMeans
 from .pruning import Pruned, prune
 from .softmax import NeuralizedSoftmax
 from .steps import affine_step
-from .surrogate import Fidelity
+from .fidelity import Fidelity
 
 if TYPE_CHECKING:
     from .cluster import KernelKMeans

@@ -35,7 +35,8 @@ def neuralize(
     """Rewrite a clustering as an equivalent neural network, without retraining (paper 1, Section II).
 
     Where there is no equivalent network, and ``X`` is given, a kernel model is fitted to the labels of the points, and
-    its agreement with them measured on points that were held out: ``head.fidelity``.
+    its agreement with them measured on points that were held out: ``head.fidelity``, which also says what kind of
+    network was chosen (``head.fidelity.network``).
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ def neuralize(
         The points that were clustered. Not used where the network is exact. Labels with an index of their own are
         matched with that of a DataFrame.
     support : int
-        Support vectors of a cluster that is known by its labels, at most.
+        Support vectors of a cluster that is known by its labels, at most; class means are used where they do as well.
     test_size : float
         Share of the points of such a cluster that is held out to measure fidelity.
     random_state : int, RandomState or None
@@ -122,7 +123,7 @@ def neuralize(
     >>> X, _ = make_moons(300, noise=0.05, random_state=0)
     >>> head = neuralize(DBSCAN(eps=0.2).fit(X), X)
     >>> head.fidelity
-    Fidelity(1.000 of 100 held-out points; by cluster 1.00, 1.00)
+    Fidelity(1.000 of 100 held-out points; by cluster 1.00, 1.00; up to 20 support vectors a cluster, raw features)
     """
     return neuralized(
         clustering, X, support=support, test_size=test_size, random_state=random_state, progress=progress

@@ -27,7 +27,7 @@ from .validation import check_feature_names, real
 if TYPE_CHECKING:
     import pandas
 
-    from .surrogate import Fidelity
+    from .fidelity import Fidelity
 
 __all__ = ["Explanation", "asked_of", "check_fidelity", "explain", "labels_of"]
 

@@ -85,10 +85,11 @@ class Report:
         fidelity = self.explanation.fidelity
         if fidelity is None:
             return []
-        shares = fidelity.per_cluster[~np.isnan(fidelity.per_cluster)]
+        least = fidelity.per_cluster[~np.isnan(fidelity.per_cluster)].min(initial=1)
+        kind = f" ({fidelity.network})" if fidelity.network else ""
         lines = [
-            f"explained through a network that gives back {float(fidelity):.1%} of {int(fidelity.counts.sum())} labels "
-            f"that were held out (at least {shares.min(initial=1):.0%} in each cluster)"
+            f"explained through a network{kind} that gives back {float(fidelity):.1%} of "
+            f"{int(fidelity.counts.sum())} labels that were held out (at least {least:.0%} in each cluster)"
         ]
         if fidelity.noise:
             rows = "1 row belongs" if fidelity.noise == 1 else f"{fidelity.noise} rows belong"

@@ -2,105 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from .affine import Affine
+from .arrays import Array
+from .fidelity import Fidelity
+from .guard import exact
 from .kernel import NeuralizedKernelKMeans
 from .labels import groups
+from .mixture import LOOK, Mixture
+from .selection import Choice, select, stratified
+from .spaces import Space
 from .tables import Table
-from .validation import at_least
+from .validation import at_least, real
 
-__all__ = ["Fidelity", "surrogate"]
+__all__ = ["surrogate"]
 
-Array = np.ndarray[Any, Any]
+#: Points on which networks are compared, at most.
+SAMPLE = 20_000
 
-#: Steps of gradient descent, and how often the agreement with the labels is looked at.
-STEPS, LOOK = 300, 20
-
-#: Points of one step, and points that are looked at.
-BATCH, SAMPLE = 2048, 20_000
-
-#: Learning rate of logarithms (weights and gamma); positions move five times as fast, in units of their spread.
-RATE = 0.02
-
-#: Mean cross-entropy at which the boundaries agree, if no label differs.
-AGREED = 0.005
-
-#: Share of points, and number of them, that standardised features have to gain over the features as they are.
-GAIN, GAINED = 0.01, 3
+#: Numbers that are held of the points that are fitted, and of those on which networks are compared, at most.
+ELEMENTS, COMPARED = 2**26, 2**24
 
 
-class Fidelity(float):
-    """Share of held-out points to which a surrogate gives the cluster of their label: a number with details.
-
-    Attributes
-    ----------
-    overall : float
-        The number itself; NaN if no point was held out.
-    per_cluster : ndarray, shape (K,)
-        The same among the held-out points of each cluster; NaN where there was none.
-    counts : ndarray of int, shape (K,)
-        Held-out points of each cluster.
-    noise : int
-        Points without a cluster (label -1, or missing), which took no part.
-    """
-
-    per_cluster: Array
-    counts: Array
-    noise: int
-    _agree: Array
-
-    def __new__(cls, agree: Any, counts: Any, noise: int = 0) -> Fidelity:
-        """From the number of held-out points of each cluster that agree, and that there are (K,)."""
-        agree, counts = np.asarray(agree), np.asarray(counts)
-        total = int(counts.sum())
-        made = super().__new__(cls, agree.sum() / total if total else math.nan)
-        made._agree, made.counts, made.noise = agree, counts, noise
-        made.per_cluster = np.where(counts > 0, agree / np.maximum(counts, 1), np.nan)
-        return made
-
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return self._agree, self.counts, self.noise
-
-    @property
-    def overall(self) -> float:
-        """Share of all held-out points."""
-        return float(self)
-
-    def __repr__(self) -> str:
-        noise = f", {self.noise} noise points left out" if self.noise else ""
-        each = ", ".join("-" if math.isnan(share) else f"{share:.2f}" for share in self.per_cluster)
-        if len(self.counts) > 10:
-            each = f"{len(self.counts)} of them, from {np.nanmin([*self.per_cluster, 1]):.2f}"
-        return f"Fidelity({float(self):.3f} of {int(self.counts.sum())} held-out points; by cluster {each}{noise})"
-
-    def complaint(self, least: float, labels: Sequence[Any] | None = None) -> str | None:
-        """What there is to warn of if agreement must be at ``least`` so large; None if it is."""
-        poor = [k for k, share in enumerate(self.per_cluster) if share < least]
-        if least <= 0 or (float(self) >= least and not poor):
-            return None
-        names = [repr(k) if labels is None else repr(labels[k]) for k in poor]
-        parts = [
-            f"{name}: {share:.0%} of {count}"
-            for name, share, count in zip(names, self.per_cluster[poor], self.counts[poor], strict=True)
-        ]
-        listed = ", ".join(parts[:6]) + (f" and {len(parts) - 6} more" if len(parts) > 6 else "")
-        total = int(self.counts.sum())
-        overall = f"gives back {float(self):.0%} of {total} held-out labels" if total else "was tested on no point"
-        return (
-            f"the network that stands for the labels {overall}"
-            + (f" (cluster {listed})" if poor else "")
-            + f"; below min_fidelity={least:g} its explanations are those of the network more than of the clusters. "
-            "Another number of support vectors, neuralize(labels, X, support=...), or other features may help"
-        )
-
-
+@exact()
 @torch.inference_mode(False)
 def surrogate(
     labels: Any,
@@ -113,18 +40,18 @@ def surrogate(
 ) -> NeuralizedKernelKMeans:
     r"""Neuralise a clustering of which only the labels of points are known.
 
-    Each cluster is quantised into support vectors (centers of k-means in it, weighted by their size), with the kernel
-    parameter of a mixture of Gaussians; if labels still differ, positions, weights and :math:`\gamma` are fine-tuned by
-    gradient descent on the cross-entropy of the soft assignments until the boundaries agree. Features are
-    standardised first where that gives a better model: labels say nothing of the scale in which they were made.
+    The network is that of kernel k-means. Several are compared on points that they were not fitted to
+    (:mod:`zennit_neon.selection`): the class means, or up to ``support`` support vectors a cluster (centers of k-means
+    in it), with features as they are, standardised, or whitened by the covariance within clusters, refined by gradient
+    descent where that helps. The simplest of those that agree best with the labels is fitted to all training points.
 
     Parameters
     ----------
-    labels : sequence, shape (N,)
-        As for :func:`groups`. Noise is left out: there is no cluster of it.
-    X : ndarray, Tensor or DataFrame, shape (N, d)
+    labels : sequence, shape (N,), or Groups
+        As for :func:`zennit_neon.labels.groups`. Noise is left out: there is no cluster of it.
+    X : ndarray, Tensor, sparse matrix, DataFrame or Table, shape (N, d)
     support : int
-        Support vectors of a cluster, at most.
+        Support vectors of a cluster, at most. With 1, only class means are compared.
     test_size : float
         Share of the points of each cluster that is held out, to measure fidelity.
     random_state : int, RandomState or None
@@ -135,42 +62,44 @@ def surrogate(
     -------
     NeuralizedKernelKMeans
         With ``fidelity``, ``labels`` (the names of the clusters, unless they are 0, 1, ...) and ``feature_names``.
+        ``fidelity.network`` says which network was chosen. Relevance sums to evidence if that has one support vector
+        a cluster without weights (``head.evidence_layer.conserves``).
 
     Raises
     ------
     TypeError, ValueError
         The message names the argument, what was expected and what came.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> X, y = load_wine(return_X_y=True)
+    >>> surrogate(y, X, random_state=2).fidelity.network
+    'class means, whitened features'
     """
     from sklearn.utils import check_random_state
+    from tqdm.auto import tqdm
 
     table = X if isinstance(X, Table) else Table(X)
     if len(table.shape) != 2:
         raise ValueError(f"X must have shape (N, d) for labels to be explained on it, got {table.shape}")
     support = at_least(support, "support")
-    if not 0 < test_size < 1:
-        raise ValueError(f"test_size must be between 0 and 1, got {test_size}")
+    if not 0 < real(test_size, "test_size", "a number between 0 and 1") < 1:
+        raise ValueError(f"test_size must be a number between 0 and 1, got {test_size}")
     found = groups(labels, len(table), table.index, table.unreadable)
     own, names = found
-    everything = slice(0, len(table))
-    points = table.check(everything, table.read(0, len(table)).double()).cpu().numpy()
     random = check_random_state(random_state)
     test = _held_out(own, test_size, random)
-    train = ~test & (own >= 0)
-    x, y = points[train], own[train]
-    step = _scale(x, y, support, random)
-    model = _Mixture(x if step is None else step(torch.from_numpy(x)).numpy(), y, len(names), support, random)
-    model.refine(random, progress)
+    train = np.flatnonzero(~test & (own >= 0))
+    train = train[stratified(own[train], max(1, ELEMENTS // table.shape[1]), random)]
+    x, y = _rows(table, train), own[train]
     kind = np.float64 if table.dtype == torch.float64 else np.float32
-    sets, weights, gamma = model.parts()
-    head = NeuralizedKernelKMeans(
-        [part.astype(kind) for part in sets],
-        gamma,
-        weights,
-        steps=[] if step is None else [step],
-        labels=None if found.are_counted else names,
-        feature_names=table.names,
-    )
-    head.fidelity = _fidelity(head, points[test].astype(kind), own[test], int((own < 0).sum()))
+    with tqdm(desc="surrogate", unit=" steps", disable=not progress) as bar:
+        some = stratified(y, max(1, min(SAMPLE, COMPARED // table.shape[1])), random)
+        choice = select(x[some], y[some], len(names), support, random, bar, float(np.finfo(kind).eps))
+        head = _fitted(choice, x, y, len(names), random, bar, kind)
+    head = head.rebuilt(labels=None if found.are_counted else names, feature_names=table.names)
+    head.fidelity = _fidelity(head, table, np.where(test, own, -1), int((own < 0).sum()), str(choice))
     return head
 
 
@@ -183,141 +112,53 @@ def _held_out(own: Array, share: float, random: Any) -> Array:
     return chosen
 
 
-def _fidelity(head: NeuralizedKernelKMeans, points: Array, own: Array, noise: int) -> Fidelity:
-    """How many of the points of each cluster the head gives to it."""
-    counts = np.bincount(own, minlength=head.n_clusters)
+def _rows(table: Table, chosen: Array) -> Array:
+    """Some rows, in ascending order, as float64; all rows are read, in batches, and checked."""
+    found = np.empty((len(chosen), table.shape[1]))
+    for place, batch in table.batches(table.batch_size(1), False, ""):
+        values = table.check(place, batch.double()).cpu().numpy()
+        first, last = np.searchsorted(chosen, [place.start, place.stop])
+        found[first:last] = values[chosen[first:last] - place.start]
+    return found
+
+
+def _fitted(
+    choice: Choice, x: Array, y: Array, n_clusters: int, random: Any, progress: Any, kind: Any
+) -> NeuralizedKernelKMeans:
+    """The network that was chosen, of all training points."""
+    space = Space(choice.space, x, y, float(np.finfo(kind).eps))
+    z = space(x)
+    model = Mixture(choice.vectors(z, y, n_clusters, random), choice.prior)
+    points, clusters = torch.from_numpy(z), torch.from_numpy(y)
+    while model.steps < choice.steps:
+        model.refine(points, clusters, LOOK, random)
+        progress.update(LOOK)
+    sets, weights = model.parts()
+    step = space.step()
+    if step is None:
+        sets = [part + space.center for part in sets]
+    sets = [part.astype(kind) for part in sets]
+    weights = _told_apart(sets, weights)
+    return NeuralizedKernelKMeans(sets, model.gamma, weights, steps=[] if step is None else [step])
+
+
+def _told_apart(sets: list[Array], weights: list[Array] | None) -> list[Array] | None:
+    """Weights by which the first of several clusters with the same support vectors wins; as given if there are none."""
+    if len({np.sort(part, 0).tobytes() for part in sets}) == len(sets):
+        return weights
+    given = [np.full(len(part), 1 / len(part)) for part in sets] if weights is None else weights
+    return [part * (1 - 1e-9 * k / len(sets)) for k, part in enumerate(given)]
+
+
+def _fidelity(head: NeuralizedKernelKMeans, table: Table, own: Array, noise: int, network: str) -> Fidelity:
+    """How many of the held-out points of each cluster (others are -1) the head gives to it."""
+    counts = np.bincount(own[own >= 0], minlength=head.n_clusters)
     agree = np.zeros(head.n_clusters, dtype=np.int64)
-    if len(points):
-        table = Table(points)
-        for place, x in table.batches(table.batch_size(head.width), False, ""):
-            found = head.evidence_layer.scores(head.rows(x)).argmax(1).numpy()
-            agree += np.bincount(own[place][found == own[place]], minlength=head.n_clusters)
-    return Fidelity(agree, counts, noise)
-
-
-def _scale(x: Array, y: Array, support: int, random: Any) -> Affine | None:
-    """The step that standardises features, if labels can be told better after it; judged on a part of the points."""
-    spread = x.std(0)
-    spread[spread <= 1e-12 * np.abs(x).max(0)] = 1  # a constant column may have a spread by rounding
-    step = Affine(1 / spread, center=x.mean(0), inverse=spread)
-    agree, total = np.zeros(2), 0
-    for seed in random.randint(2**31, size=3):
-        rng = np.random.RandomState(seed)
-        some = rng.permutation(len(y))[:SAMPLE]
-        part, own = x[some], np.unique(y[some], return_inverse=True)[1]
-        test = _held_out(own, 1 / 3, rng)
-        if not test.any():
-            return None
-        for i, values in enumerate((part, (part - x.mean(0)) / spread)):
-            model = _Mixture(values[~test], own[~test], own.max() + 1, support, np.random.RandomState(seed))
-            agree[i] += (model.predict(model.scaled(values[test])) == own[test]).sum()
-        total += int(test.sum())
-    return step if agree[1] - agree[0] > max(GAIN * total, GAINED) else None
-
-
-class _Mixture:
-    """Support vectors of all clusters, weights and gamma, in coordinates in which gamma begins at 1/2.
-
-    Parameters
-    ----------
-    x, y : ndarray, shapes (N, d) and (N,)
-        Points and their clusters, 0 to K - 1, each of them there.
-    n_clusters, support : int
-    random : RandomState
-    """
-
-    def __init__(self, x: Array, y: Array, n_clusters: int, support: int, random: Any):
-        from sklearn.neighbors import NearestNeighbors
-
-        from .cluster.quantize import quantize
-
-        found = [quantize(x[y == k], support, random) for k in range(n_clusters)]
-        self.sizes = [len(part) for part, _ in found]
-        every = np.concatenate([part for part, _ in found])
-        # the variance around support vectors; where each point has its own, something small beside their distances
-        squared = sum(float(_nearest(x[y == k], part).sum()) for k, (part, _) in enumerate(found)) / len(x)
-        between = NearestNeighbors(n_neighbors=2).fit(every).kneighbors(every)[0][:, 1]
-        squared = max(squared, 1e-3 * float((between**2).mean())) or 1.0
-        self.mean, self.unit = x.mean(0), math.sqrt(squared / x.shape[1])
-        self.x, self.y = self.scaled(x), torch.from_numpy(y)
-        most = max(self.sizes)
-        # sets are filled up with copies without weight
-        self.place = torch.tensor([[min(j, size - 1) for j in range(most)] for size in self.sizes])
-        self.place += torch.tensor([0, *np.cumsum(self.sizes)[:-1]])[:, None]
-        self.none = torch.arange(most) >= torch.tensor(self.sizes)[:, None]
-        self.support = self.scaled(every)
-        self.log_weight = torch.from_numpy(np.log(np.concatenate([count for _, count in found]) / len(x)))
-        self.log_gamma = torch.tensor(math.log(0.5), dtype=torch.float64)
-
-    def scaled(self, x: Array) -> Tensor:
-        """Points in the coordinates of the model."""
-        return torch.from_numpy((x - self.mean) / self.unit)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Logarithm of the sum of the kernels of each cluster (N, K), but for a term of each point alone."""
-        values = 2 * x @ self.support.t() - (self.support**2).sum(1)
-        exponent = self.log_weight + self.log_gamma.exp() * values
-        return exponent[:, self.place].masked_fill(self.none, -math.inf).logsumexp(2)
-
-    def predict(self, x: Tensor) -> Array:
-        """Clusters of points."""
-        parts = [self.logits(part).argmax(1) for part in x.split(BATCH)]
-        return torch.cat(parts).numpy()
-
-    def refine(self, random: Any, progress: bool) -> None:
-        """Gradient descent until the boundaries agree; keeps the best that came by."""
-        from tqdm.auto import tqdm
-
-        some = torch.from_numpy(random.permutation(len(self.x))[:SAMPLE])
-        state = [self.support, self.log_weight, self.log_gamma]
-        best: tuple[tuple[float, float], list[Tensor]] | None = None
-        with torch.enable_grad(), tqdm(total=STEPS, disable=not progress) as bar:
-            bar.set_description("surrogate")
-            state = [part.clone().requires_grad_() for part in state]
-            self.support, self.log_weight, self.log_gamma = state
-            rates = [5 * RATE, RATE, RATE]
-            optimizer = torch.optim.Adam([{"params": [part], "lr": 0.0} for part in state])
-            for step in range(STEPS + 1):
-                if step % LOOK == 0:
-                    agreement, loss = self._look(some)
-                    if best is None or (agreement, -loss) > best[0]:
-                        best = (agreement, -loss), [part.detach().clone() for part in state]
-                    bar.set_postfix(agreement=f"{agreement:.3f}", refresh=False)
-                    if agreement == 1 and loss < AGREED:
-                        break
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * (1 + math.cos(math.pi * step / (STEPS + 1))) / 2
-                x, y = self.x, self.y
-                if len(y) > 2 * BATCH:
-                    batch = torch.from_numpy(random.randint(len(y), size=BATCH))
-                    x, y = x[batch], y[batch]
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(self.logits(x), y).backward()
-                optimizer.step()
-                bar.update(1)
-        assert best is not None
-        self.support, self.log_weight, self.log_gamma = best[1]
-
-    @torch.no_grad()
-    def _look(self, some: Tensor) -> tuple[float, float]:
-        """Agreement with the labels of some points, and mean cross-entropy."""
-        agree = loss = 0.0
-        for part in some.split(BATCH):
-            logits = self.logits(self.x[part])
-            agree += float((logits.argmax(1) == self.y[part]).sum())
-            loss += float(torch.nn.functional.cross_entropy(logits, self.y[part], reduction="sum"))
-        return agree / len(some), loss / len(some)
-
-    def parts(self) -> tuple[list[Array], list[Array], float]:
-        """Support vectors, weights and gamma in the coordinates of the points."""
-        support = self.support.numpy() * self.unit + self.mean
-        places = np.cumsum(self.sizes)[:-1]
-        weight = np.exp(self.log_weight.numpy())
-        return np.split(support, places), np.split(weight, places), float(self.log_gamma.exp()) / self.unit**2
-
-
-def _nearest(x: Array, support: Array) -> Array:
-    """Squared distance of points to the nearest support vector."""
-    from sklearn.metrics import pairwise_distances_argmin_min
-
-    return np.asarray(pairwise_distances_argmin_min(x, support)[1]) ** 2
+    for place, x in table.batches(table.batch_size(head.width), False, ""):
+        test = own[place] >= 0
+        if test.any():
+            x = x[torch.from_numpy(test).to(x.device)]
+            found = head.evidence_layer.scores(head.rows(x)).argmax(1).cpu().numpy()
+            truth = own[place][test]
+            agree += np.bincount(truth[found == truth], minlength=head.n_clusters)
+    return Fidelity(agree, counts, noise, network)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from scipy.sparse import csr_matrix
 
-    from ..surrogate import Fidelity
+    from ..fidelity import Fidelity
 
 __all__ = ["TextExplanation", "explain_text"]
 
