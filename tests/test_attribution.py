@@ -406,3 +406,23 @@ def test_the_seed_is_the_positive_part_of_the_evidence():
     for cluster in (2, -1):
         with pytest.raises(ValueError, match=f"cluster must be from 0 to 1, got {cluster}"):
             positive_evidence(cluster)(evidence)
+
+
+def test_clusters_are_asked_for_by_their_labels():
+    head = NeuralizedKMeans(torch.eye(3), beta=1.0, labels=["a", "b", "c"])
+    model, x = nn.Sequential(nn.Linear(4, 3, bias=False), head), torch.rand(2, 4)
+    with ClusterGradient(model, EpsilonPlus()) as attributor:
+        evidence, relevance = attributor(x)
+    with ClusterGradient(model, EpsilonPlus(), clusters=["c", "a"]) as attributor:
+        some, parts = attributor(x)
+    assert torch.equal(some, evidence[:, [2, 0]])
+    assert torch.equal(parts, relevance[:, [2, 0]])
+    for wrong, error in ((["d"], ValueError), ([0], ValueError), ("a", TypeError), ({"a"}, TypeError)):
+        with pytest.raises(error, match="clusters must be"), ClusterGradient(model, EpsilonPlus(), wrong) as attributor:
+            attributor(x)
+    plain = nn.Sequential(nn.Linear(4, 3), NeuralizedKMeans(torch.eye(3), beta=1.0))
+    with pytest.raises(TypeError, match="clusters must be a whole number"):
+        with ClusterGradient(plain, EpsilonPlus(), [1.9]) as attributor:
+            attributor(x)
+    with pytest.raises(TypeError, match="competitor must be a whole number"):
+        Neon(competitor=1.5)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from .affine import Affine, RowNorm
 from .clusterings import neuralize
 from .explanation import Explanation, explain
+from .fidelity import Fidelity
 from .heads import Head, NeuralizedKMeans
 from .hierarchy import NeuralizedHierarchy
 from .kernel import NeuralizedKernelKMeans
 from .pruning import Pruned, prune
 from .softmax import NeuralizedSoftmax
 from .steps import affine_step
-from .fidelity import Fidelity
 
 if TYPE_CHECKING:
     from .cluster import KernelKMeans

@@ -13,8 +13,10 @@ from zennit.core import Composite
 
 from .composites import Neon
 from .guard import say, unwrapped
+from .labels import place_of
 from .session import Session, has_neon, only_head, session, total
 from .shared import UnknownRuleError, sharing
+from .validation import whole
 
 __all__ = ["ClusterGradient", "Clusters", "positive_evidence"]
 
@@ -86,7 +88,7 @@ class ClusterGradient(Attributor):
         Ends in a neuralised head, as :func:`zennit_neon.vision.cluster_features` makes it.
     composite : zennit.core.Composite, optional
         ``Neon(...)``, or any composite for the trunk, which ``Neon`` is then put around.
-    clusters : sequence of int, optional
+    clusters : sequence of labels, optional
         Clusters to explain, in this order; all that the head puts out if not given.
     attr_output : callable or Tensor, optional
         From evidence (N, K, ...) of the chosen clusters to what is distributed for each of them, of the same shape; the
@@ -125,7 +127,7 @@ class ClusterGradient(Attributor):
         self,
         model: nn.Module,
         composite: Composite | None = None,
-        clusters: Sequence[int] | None = None,
+        clusters: Sequence[Any] | None = None,
         attr_output: Callable[[Tensor], Tensor] | Tensor | None = None,
         *,
         batch_size: int | None = None,
@@ -136,7 +138,7 @@ class ClusterGradient(Attributor):
         composite = composite if has_neon(composite) else Neon(composite)
         attr_output = positive_evidence() if attr_output is None else attr_output
         super().__init__(unwrapped(model), composite, attr_output)
-        self.clusters = None if clusters is None else [int(cluster) for cluster in clusters]
+        self.clusters = None if clusters is None else _listed(clusters)
         self.batch_size, self.progress = batch_size, progress
         self._warned, self._active = False, True
 
@@ -247,13 +249,30 @@ class ClusterGradient(Attributor):
         return tqdm(total=total, desc="clusters", unit="maps", disable=not self.progress)
 
 
-def _columns(running: Session, clusters: list[int] | None) -> list[int]:
+def _listed(clusters: Any) -> list[Any]:
+    """Labels of clusters in order, or ``TypeError``."""
+    if isinstance(clusters, (str, bytes, set, frozenset, dict)) or not hasattr(clusters, "__iter__"):
+        raise TypeError(f"clusters must be a list of labels of clusters, got {clusters!r}")
+    return list(clusters)
+
+
+def _columns(running: Session, clusters: list[Any] | None) -> list[int]:
     """Columns of the evidence of the chosen clusters."""
-    known = only_head(running.model).clusters.tolist()
-    wrong = [cluster for cluster in clusters or [] if cluster not in known]
+    head = only_head(running.model)
+    known = head.clusters.tolist()
+    if clusters is None:
+        return list(range(len(known)))
+    places = [
+        whole(cluster, "clusters")
+        if head.labels is None
+        else place_of(cluster, head.labels, head.n_clusters, "clusters")
+        for cluster in clusters
+    ]
+    wrong = [cluster for cluster, place in zip(clusters, places, strict=True) if place not in known]
     if wrong:
-        raise ValueError(f"clusters must be among {known}, which the head puts out, got {wrong}")
-    return [known.index(cluster) for cluster in (known if clusters is None else clusters)]
+        labels = known if head.labels is None else [head.labels[place] for place in known]
+        raise ValueError(f"clusters must be among {labels}, which the head puts out, got {wrong}")
+    return [known.index(place) for place in places]
 
 
 def _amount(seed: Tensor) -> Tensor:

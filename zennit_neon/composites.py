@@ -19,6 +19,7 @@ from .registration import complete, refuse_others
 from .rules import ClosedForm, Detection, Dissipate, MaxTakeMost, Midpoint, MinTakeMost, SoftTakeMost
 from .support import LogMeanExpPool
 from .types import Contrast, Evidence, Logits, Minimum, NeonLayer, Normalization, SoftMinimum
+from .validation import at_least
 
 __all__ = ["Neon", "NeonVGG", "VGGBlocks"]
 
@@ -35,7 +36,8 @@ class Neon(Composite):
     beta : float, optional
         Stiffness of min-take-most (Eq. 2, paper 1); that of each head (``head.calibrate``) if not given.
     competitor : int, optional
-        Explain why the cluster *rather than this one*: all relevance flows through this competitor.
+        Explain why the cluster *rather than this one*: all relevance flows through this competitor. Its position among
+        the clusters of the head, from 0; ``explain(..., competitor=)`` takes labels.
     canonizers : list of zennit.canonizers.Canonizer, optional
         Applied besides those of ``trunk_composite``.
 
@@ -74,6 +76,7 @@ class Neon(Composite):
         if inner is not None:  # its rules for the head would never be asked
             beta = inner.beta if beta is None else beta
             competitor = inner.competitor if competitor is None else competitor
+        competitor = None if competitor is None else at_least(competitor, "competitor", 0)
         self.trunk_composite, self.beta, self.competitor = trunk_composite, beta, competitor
         self.rules: list[tuple[type, Hook]] = [
             (Evidence, ClosedForm(beta, competitor)),
