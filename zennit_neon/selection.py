@@ -22,11 +22,11 @@ FOLDS, MORE, FEW = 3, 6, 12
 #: Looks at the validation points without a gain of so much that end the refinement.
 PATIENCE, GAIN = 2, 0.002
 
-#: Agreement at which nothing more is tried.
-ENOUGH = 0.998
+#: Agreement at which nothing more is tried, and of many vectors at which class means that they beat are not refined.
+ENOUGH, NEARLY = 0.998, 0.99
 
-#: Standard errors by which a choice must be better than a simpler one.
-BETTER = 1.0
+#: Standard errors by which a choice must be better than a simpler one, and what a prior must add to the score at least.
+BETTER, PRIOR = 1.0, 0.005
 
 #: Standard errors by which class means must be better than many vectors for those not to be refined.
 CLEARLY = 2.0
@@ -217,8 +217,8 @@ def select(x: Array, y: Array, n_clusters: int, support: int, random: Any, progr
     """Try networks on folds of points (N, d) and their clusters (N,), and choose one.
 
     Class means and ``support`` vectors a cluster are compared in all spaces, and the best of each kind is refined. A
-    model of many vectors is not whitened (that takes apart what they are to follow), and not refined if the class means
-    beat it clearly.
+    model of many vectors is not whitened (that takes apart what they are to follow). What the other kind beats clearly
+    is not refined: many vectors at once, class means if not much is left to gain.
     """
     trials = Trials(x, y, n_clusters, random, progress, eps)
     if (trials.fold < 0).all():
@@ -234,14 +234,17 @@ def select(x: Array, y: Array, n_clusters: int, support: int, random: Any, progr
         trials.start(STANDARDISED, support)
         if scores[trials.best()].agreement >= ENOUGH:
             return decide(scores)
-    trials.refine(trials.best(means=True))
-    if support > 1 and not scores[trials.best(means=True)].beats(scores[trials.best(means=False)], CLEARLY):
-        trials.refine(trials.best(means=False))
+    many = trials.best(means=False) if support > 1 else None
+    means = trials.best(means=True)
+    if many is None or scores[many].agreement < NEARLY or not scores[many].beats(scores[means], CLEARLY):
+        trials.refine(means)
+    if many is not None and not scores[trials.best(means=True)].beats(scores[many], CLEARLY):
+        trials.refine(many)
     return decide(scores)
 
 
 def decide(scores: dict[Choice, Score]) -> Choice:
-    """The highest score, ties to the simpler; but one of two simpler networks unless it is better than chance has it.
+    """The highest score, ties to the simpler; but one of two simpler networks unless it is better beyond chance.
 
     These are the class means of raw features, of which nothing else was learnt, and the same network without a prior:
     if each cluster has one support vector, relevance sums to evidence only without.
@@ -251,7 +254,10 @@ def decide(scores: dict[Choice, Score]) -> Choice:
     if not scores[best].beats(scores[plain], BETTER):
         best = plain
     without = replace(best, prior=False)
-    return without if without in scores and not scores[best].beats(scores[without], BETTER) else best
+    if without not in scores:
+        return best
+    worth = scores[best].beats(scores[without], BETTER) and scores[best].value > scores[without].value + PRIOR
+    return best if worth else without
 
 
 def _best(scores: dict[Choice, Score]) -> Choice:

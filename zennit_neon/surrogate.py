@@ -72,9 +72,9 @@ def surrogate(
 
     Examples
     --------
-    >>> from sklearn.datasets import load_wine
-    >>> X, y = load_wine(return_X_y=True)
-    >>> surrogate(y, X, random_state=2).fidelity.network
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> surrogate(y, X).fidelity.network
     'class means, whitened features'
     """
     from sklearn.utils import check_random_state
