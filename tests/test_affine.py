@@ -1,5 +1,7 @@
 """Affine maps and row norms before a clustering."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -113,7 +115,7 @@ def test_a_center_far_away_costs_no_digits(kind, shift, rng):
     moved = (moved * 64).round() / 64
     z = torch.tensor(rng.normal(size=(5, 2)))
     x = torch.tensor(np.round(rng.normal(size=(5, 4)) * 64) / 64)
-    assert torch.equal(near.then(step)(x), far.then(step)(x + shift))
+    assert torch.allclose(near.then(step)(x), far.then(step)(x + shift), rtol=0, atol=1e-12)
     for one, two in zip(near.then(step).roots(z, moved), far.then(step).roots(z, moved + shift), strict=True):
         assert torch.allclose(one, two, rtol=0, atol=1e-13)
 
@@ -128,10 +130,29 @@ def test_roots_are_preimages_less_a_center(rng):
 
 
 def test_the_offset_of_a_scale_is_rounded_once(rng):
-    from fractions import Fraction
-
     for shift in (1.0, 1e8, 1e15):
         scale, center = rng.uniform(0.1, 3, size=20), shift * rng.normal(size=20)
         offset = -scale * center * (1 + 1e-12)
         exact = [float(Fraction(a) * Fraction(b) + Fraction(c)) for a, b, c in zip(scale, center, offset, strict=True)]
         assert np.allclose(exact_offset(scale, center, offset), exact, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e10, 1e13])
+def test_the_center_of_a_second_map_costs_no_digits_either(shift, rng):
+    """Nothing, or a scale, before a scaler: as unions and scalers without centering have it."""
+    points = np.round(rng.normal(size=(5, 3)) * 64) / 64
+    for first in (Affine([1.0, 1.0, 1.0]), Affine([0.5, 2.0, 4.0]), Affine([0.3, 7.0, 1.1])):
+        center = torch.full((3,), shift, dtype=torch.float64) * first.linear
+        both = first.then(Affine([2.0, 1.0, 0.5], center=center))
+        exact = [
+            [
+                float((Fraction(x) + Fraction(shift)) * Fraction(a) - Fraction(c)) * s
+                for x, a, c, s in zip(*row, strict=True)
+            ]
+            for row in ((p, first.linear.tolist(), center.tolist(), [2.0, 1.0, 0.5]) for p in points.tolist())
+        ]
+        assert np.allclose(both(torch.tensor(points + shift)), exact, rtol=1e-12, atol=1e-12)
+        z = both(torch.tensor(points + shift))
+        root, moved = both.roots(z, both.center)
+        assert np.allclose((root + both.center - shift).numpy(), points, rtol=0, atol=1e-12 + shift * 2e-16)
+        assert torch.allclose(moved, root * both.linear, rtol=1e-12, atol=1e-12)

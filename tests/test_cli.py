@@ -363,10 +363,13 @@ def test_weights_that_can_not_be_had_are_one_line(picture, tmp_path, monkeypatch
     assert "can not be downloaded (no network)" in result.stderr.splitlines()[-1]
 
 
-def test_support_reaches_the_network_that_is_evaluated(blobs):
+def test_support_reaches_the_network_that_is_evaluated(tmp_path):
+    moons = tmp_path / "moons.csv"  # which class means do not tell apart
+    pandas.DataFrame(make_moons(80, noise=0.05, random_state=0)[0], columns=["east", "north"]).to_csv(
+        moons, index=False
+    )
     few, many = (
-        run("evaluate", blobs, "--index", "id", "--model", "dbscan", "--eps", 1, "--methods", "neon", "--support", n)
-        for n in (1, 20)
+        run("evaluate", moons, "--model", "dbscan", "--eps", 0.4, "--methods", "neon", "--support", n) for n in (1, 20)
     )
     assert few.exit_code == many.exit_code == 0, few.output
     assert few.stdout != many.stdout

@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 import zennit_neon as neon
 from zennit_neon import plot
+from zennit_neon.exceptions import PrecisionError
 from zennit_neon.labels import Groups, are_labels, groups, named, place_of, positions
 
 NAMES = ["gold", "silver", "bronze"]
@@ -92,7 +93,7 @@ def test_labels_are_matched_with_the_index_of_the_points():
         assert np.allclose(e.relevance, want.relevance)
     assert (neon.explain(series.to_numpy(), frame).cluster == want.cluster).all()
     assert (neon.explain(series.sample(frac=1, random_state=0), X).cluster == want.cluster).mean() < 0.9  # as they come
-    with pytest.raises(ValueError, match=r"index that is not that of X .* labels.to_numpy\(\)"):
+    with pytest.raises(ValueError, match=r"has an index that is not that of X .* labels.to_numpy\(\)"):
         neon.explain(series.reset_index(drop=True), frame)
     twice = frame.set_index(frame.index.where(frame.index != "p1", "p0"))
     with pytest.raises(ValueError, match="cannot be matched"):
@@ -228,3 +229,88 @@ def test_kmeans_has_no_names():
     e = neon.explain(KMeans(3, n_init=1, random_state=0).fit(X), X)
     assert e.labels == (0, 1, 2)
     assert e.cluster.dtype == np.int64
+
+
+def test_clusters_of_points_are_matched_by_their_index():
+    X, labels = _points(NAMES)
+    frame = pandas.DataFrame(X, index=[f"r{i}" for i in range(len(X))])
+    head = neon.neuralize(labels, X)
+    asked = pandas.Series(labels, index=frame.index)
+    want = neon.explain(head, frame, cluster=asked)
+    assert np.allclose(neon.explain(head, frame, cluster=asked.iloc[::-1]).relevance, want.relevance)
+    with pytest.raises(ValueError, match=r"cluster has an index that is not that of X .* cluster.to_numpy\(\)"):
+        neon.explain(head, frame, cluster=asked.reset_index(drop=True))
+
+
+@pytest.mark.parametrize(
+    "names", [[1000.0, 1e19, 2e19], [2**63, 2**63 + 1, 5], [2**70, 1, 2], [-(2**65), 7, 8]], ids=str
+)
+@pytest.mark.parametrize("kind", ["list", "objects", "series"])
+def test_labels_that_are_large_numbers(names, kind):
+    X, labels = _points(names)
+    e = neon.explain({"list": labels.tolist(), "objects": labels, "series": pandas.Series(labels)}[kind], X)
+    assert sorted(e.labels) == sorted(map(int, names))
+    assert e.cluster.tolist() == [int(label) for label in labels]
+
+
+def test_minus_one_as_text_is_noise_among_numbers():
+    X, labels = _points(["-1", "0", "1", "10"])
+    e = neon.explain(labels, X)
+    assert e.labels == ("0", "1", "10")
+    assert (e.noise == (labels == "-1")).all()
+    assert neon.explain(_points(["-1", "a", "b"])[1], X[:24]).labels == ("-1", "a", "b")
+
+
+def test_labels_in_a_column_are_said_to_be_that():
+    X, labels = _points(NAMES)
+    for wrong in (labels[:, None], pandas.DataFrame({"l": labels})):
+        with pytest.raises(ValueError, match=r"labels must have shape \(24,\), .* got \(24, 1\): give its only column"):
+            neon.explain(wrong, X)
+    with pytest.raises(TypeError, match="complex"):
+        neon.explain(np.array([0j, 1 + 0j] * 12), X)
+
+
+def test_heads_read_columns_by_name_whatever_they_do():
+    X, labels = _points(NAMES)
+    frame = pandas.DataFrame(X, columns=["a", "b"])
+    head = neon.neuralize(labels, frame)
+    for call in (head.calibrate, lambda table: neon.prune(head, table)):
+        with pytest.raises(ValueError, match="the same in another order"):
+            call(frame[["b", "a"]])
+
+
+def test_a_state_brings_the_steps_of_a_head():
+    X, labels = _points(NAMES)
+    one, two = (
+        neon.neuralize(make_pipeline(StandardScaler(), NearestCentroid()).fit(x, labels.astype(str)))
+        for x in (X, 3 * X + 9)
+    )
+    two.load_state_dict(one.calibrate(X).state_dict())
+    x = torch.tensor(X)
+    assert torch.allclose(two(x), one(x))
+    assert torch.allclose(two.rebuilt()(x), one(x))
+    step = neon.Affine([2.0, 2.0])
+    assert torch.allclose(two.after([step])(x), one.after([step])(x))
+    norms = [neon.neuralize(X[:3]).after([neon.RowNorm(order)]) for order in ("l1", "l2")]
+    norms[1].load_state_dict(norms[0].state_dict())
+    assert torch.allclose(norms[1](x), norms[0](x))
+    coarse = neon.NeuralizedKMeans([[2.0**27, 0.0], [2.0**27 + 1, 0.0]])
+    fine = neon.NeuralizedKMeans([[0.0, 0.0], [1.0, 0.0]])
+    fine.load_state_dict(coarse.state_dict())
+    with pytest.raises(PrecisionError, match="float32"):
+        fine(x.float())
+    with pytest.raises(TypeError, match="zennit_neon.affine_step makes one of it"):
+        one.after([StandardScaler()])
+    with pytest.raises(TypeError, match=r"give \[step\]"):
+        one.after(step)
+
+
+def test_evaluation_does_not_mind_the_names_of_clusters():
+    from zennit_neon.evaluation import evaluate
+
+    X, _ = _points(["a", "b", "c", "d"])
+    areas = [
+        evaluate(neon.NeuralizedKMeans(X[:4], beta=1e-3, labels=labels), X, methods=["neon"], repeats=1, random_state=0)
+        for labels in (None, [3, 2, 1, 0], list("abcd"))
+    ]
+    assert len({float(area.table["auc"].iloc[0]) for area in areas}) == 1

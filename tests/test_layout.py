@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision import models
+from zennit.composites import EpsilonPlus
 
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import Neon
@@ -225,7 +226,7 @@ def test_relevance_of_features_that_come_last_is_that_of_the_same_features_first
     assert isinstance(last.trunk[-1], FeaturesFirst)
     results = []
     for model in (first, last):
-        with ClusterGradient(model, Neon()) as attributor:
+        with ClusterGradient(model, Neon(EpsilonPlus())) as attributor:
             results.append(attributor(images))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)

@@ -1,6 +1,7 @@
 """Features far from zero, numbers next to nothing: evidence is that of exact arithmetic, or it is refused."""
 
 import copy
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from sklearn.cluster import AgglomerativeClustering, Birch, BisectingKMeans, KMeans
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, Normalizer, RobustScaler, StandardScaler
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, Normalizer, RobustScaler, StandardScaler
 
 import zennit_neon as neon
 from zennit_neon.composites import Neon
@@ -211,3 +213,98 @@ def test_frames_name_the_column():
             feature_names=frame.columns,
         )
     assert head.feature_names == ("spend", "id")
+
+
+@pytest.mark.parametrize("ratio", [1e8, 1e10, 1e12])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [make_union(StandardScaler(), RobustScaler())],
+        [make_union(StandardScaler(), PCA(1))],
+        [make_column_transformer((StandardScaler(), [0, 1]), (MinMaxScaler(), [0]), (RobustScaler(), [0, 3]))],
+        [make_pipeline(StandardScaler(with_std=False), RobustScaler()), MinMaxScaler()],
+    ],
+    ids=str,
+)
+def test_steps_that_use_a_column_twice_or_scale_before_they_center(steps, ratio):
+    """Evidence is that of the steps in rational numbers, whatever scikit-learn rounds in between."""
+    X = _table(ratio, 5, 60)
+    model = make_pipeline(*steps, KMeans(3, n_init=1, random_state=0)).fit(X)
+    e = neon.explain(model, X)
+    Z = _transformed(model[:-1], [[Fraction(value) for value in row] for row in X.tolist()])
+    cluster, evidence = _evidence(np.array([[float(v) for v in row] for row in Z]), model[-1].cluster_centers_)
+    tolerance = 1e-9 * evidence.max()
+    assert ((e.cluster == cluster) | (evidence < tolerance)).all()
+    assert np.allclose(e.evidence, evidence, rtol=0, atol=tolerance)
+    assert np.allclose(e.relevance.sum(1), evidence, rtol=0, atol=tolerance)
+
+
+def _transformed(step, rows):
+    """Rows of rational numbers through a fitted step, exactly."""
+    if hasattr(step, "steps"):
+        for _, part in step.steps:
+            rows = _transformed(part, rows)
+        return rows
+    if hasattr(step, "transformer_list") or hasattr(step, "transformers_"):
+        width = len(rows[0])
+        parts = getattr(step, "transformer_list", None)
+        parts = [(part, range(width)) for _, part in parts] if parts else [(p, c) for _, p, c in step.transformers_]
+        beside = [_transformed(p, [[row[j] for j in c] for row in rows]) for p, c in parts if not isinstance(p, str)]
+        return [list(itertools.chain(*row)) for row in zip(*beside, strict=True)]
+    width = len(rows[0])
+
+    def exact(name):
+        values = getattr(step, name, None)
+        return None if values is None else [Fraction(value) for value in np.asarray(values, float).tolist()]
+
+    if hasattr(step, "components_"):
+        mean, matrix = exact("mean_"), [[Fraction(v) for v in row] for row in step.components_.tolist()]
+        return [[sum(w * (x - m) for w, x, m in zip(c, row, mean, strict=True)) for c in matrix] for row in rows]
+    scale = exact("scale_") or [Fraction(1)] * width
+    if isinstance(step, MinMaxScaler):
+        return [[x * s + t for x, s, t in zip(row, scale, exact("min_"), strict=True)] for row in rows]
+    centers = isinstance(step, RobustScaler) or getattr(step, "with_mean", False)
+    name = "center_" if isinstance(step, RobustScaler) else "mean_"
+    center = exact(name) if centers else [Fraction(0)] * width
+    return [[(x - c) / s for x, c, s in zip(row, center, scale, strict=True)] for row in rows]
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e-25), (torch.float64, 1e-160), (torch.float64, 1e-300)])
+def test_units_in_which_squares_vanish_are_refused(dtype, scale, rng):
+    X = rng.normal(size=(30, 2)) * scale
+    with pytest.raises(PrecisionError, match="squares of distances vanish in float"):
+        neon.explain(neon.NeuralizedKMeans(X[:3], beta=1.0), torch.tensor(X).to(dtype))
+
+
+def test_kernel_k_means_of_points_far_from_zero(rng):
+    X = np.round(_table(0.0, 6)[:, 1:] * 1024) / 1024
+    near, far = (neon.KernelKMeans(3, random_state=0).fit(X + shift) for shift in (0.0, 2.0**36))
+    assert adjusted_rand_score(near.labels_, far.labels_) == 1
+    assert (far.predict(X + 2.0**36) == far.labels_).mean() > 0.98
+    e = neon.explain(far, X + 2.0**36)
+    assert (e.cluster == far.predict(X + 2.0**36)).all()
+
+
+def test_what_predict_loses_far_from_zero_is_said(rng):
+    X = (_table(0.0)[:, 1:] + 1e5).astype(np.float32)
+    model = KMeans(4, n_init=1, random_state=0).fit(X)
+    exact = ((X.astype(float)[:, None] - model.cluster_centers_.astype(float)) ** 2).sum(2).argmin(1)
+    assert (exact != model.predict(X)).mean() > 0.05
+    with pytest.warns(
+        UserWarning, match=r"KMeans.predict gives \d+ of 150 rows .* to other clusters than exact distances"
+    ):
+        e = neon.explain(model, X)
+    assert (e.cluster == exact).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "steps", [[StandardScaler(with_mean=False), StandardScaler()], [MaxAbsScaler(), StandardScaler()]]
+)
+@pytest.mark.parametrize("ratio", [1e4, 1e8, 1e12])
+def test_scales_before_a_scaler_are_as_exact_as_their_reciprocals(first, ratio):
+    X = _table(ratio, 5, 60)
+    model = make_pipeline(first, StandardScaler(), KMeans(3, n_init=1, random_state=0)).fit(X)
+    e = neon.explain(model, X)
+    Z = _transformed(model[:-1], [[Fraction(value) for value in row] for row in X.tolist()])
+    _, evidence = _evidence(np.array([[float(v) for v in row] for row in Z]), model[-1].cluster_centers_)
+    assert np.allclose(e.evidence, evidence, rtol=0, atol=1e-15 * (1e4 + ratio) * evidence.max())

@@ -364,7 +364,10 @@ def test_torch_compile_gives_the_same(form, explicit):
 
 
 def test_arrays_are_answered_in_kind(form):
-    head, x = NeuralizedSoftmax(_linear(), labels="abcd", feature_names=["u", "v", "w"], **form), _points(6, 3).numpy()
+    head, x = (
+        NeuralizedSoftmax(_linear(), labels=list("abcd"), feature_names=["u", "v", "w"], **form),
+        _points(6, 3).numpy(),
+    )
     e = explain(head, x.astype(np.float32))
     assert e.relevance.dtype == e.evidence.dtype == np.float32
     np.testing.assert_allclose(e.relevance, explain(head, x).relevance, rtol=1e-4, atol=1e-5)
@@ -428,7 +431,7 @@ def _sources(model, folder, best):
 
 
 def test_from_scan_takes_models_states_checkpoints_and_files(tmp_path):
-    model, x, form = _scan(), torch.randn(5, 3), {"threshold": 0.3, "labels": "abcd"}
+    model, x, form = _scan(), torch.randn(5, 3), {"threshold": 0.3, "labels": list("abcd")}
     expected = [NeuralizedSoftmax(layer, **form)(x) for layer in model.cluster_head]
     for source, knows in _sources(model, tmp_path, 2):
         for head in range(3):

@@ -342,10 +342,10 @@ def test_what_are_no_labels_is_refused(labels, error, message):
         ({"support": 0}, ValueError, "support must be at least 1, got 0"),
         ({"support": -3}, ValueError, "support must be at least 1, got -3"),
         ({"support": 2.5}, TypeError, "support must be a whole number, got 2.5"),
-        ({"test_size": 0}, ValueError, "test_size must be between 0 and 1, got 0"),
-        ({"test_size": 1}, ValueError, "test_size must be between 0 and 1, got 1"),
-        ({"test_size": -0.2}, ValueError, "test_size must be between 0 and 1, got -0.2"),
-        ({"test_size": math.nan}, ValueError, "test_size must be between 0 and 1, got nan"),
+        ({"test_size": 0}, ValueError, "test_size must be a number between 0 and 1, got 0"),
+        ({"test_size": 1}, ValueError, "test_size must be a number between 0 and 1, got 1"),
+        ({"test_size": -0.2}, ValueError, "test_size must be a number between 0 and 1, got -0.2"),
+        ({"test_size": math.nan}, ValueError, "test_size must be a number between 0 and 1, got nan"),
     ],
 )
 def test_options_out_of_range_are_refused(keywords, error, message):
@@ -742,7 +742,7 @@ def test_too_low_a_fidelity_is_warned_of(dbscan, quick):
         explain(head, X, min_fidelity=0.95)
     assert caught[0].filename == __file__
     for wrong in (-0.1, 1.5, "high", None):
-        with pytest.raises(ValueError, match="min_fidelity must be from 0 to 1, got"):
+        with pytest.raises(ValueError, match="min_fidelity must be a number from 0 to 1, got"):
             explain(head, X, min_fidelity=wrong)
 
 

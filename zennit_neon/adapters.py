@@ -68,12 +68,7 @@ def _(clustering: nn.Module) -> Head:
     if centers is not None:
         return NeuralizedKMeans(centers)
     if isinstance(clustering, nn.ModuleList) or hasattr(clustering, "cluster_head"):
-        try:
-            return NeuralizedSoftmax.from_scan(clustering)
-        except ValueError as error:
-            if "head must be chosen" in str(error):
-                raise ValueError(f"{error}, with NeuralizedSoftmax.from_scan(..., head=...)") from None
-            raise
+        return NeuralizedSoftmax.from_scan(clustering)
     inside = [name for name, module in clustering.named_modules() if centers_of(module) is not None]
     raise TypeError(
         f"clustering is a {type(clustering).__name__}, of which nothing is known: give its cluster layer "

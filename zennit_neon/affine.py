@@ -7,13 +7,14 @@ map: apply it, apply its transpose to a direction, and find a pre-image of a poi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .exceptions import InexactError
 
-__all__ = ["Affine", "RowNorm", "combine", "exact_offset"]
+__all__ = ["Affine", "RowNorm", "check_steps", "combine", "exact_offset", "from_state"]
 
 
 class Affine:
@@ -35,8 +36,8 @@ class Affine:
         ``inverse @ z + origin``, which is scikit-learn's ``inverse_transform``.
     center : Tensor or array, shape (d,), optional
         ``c``, such as the mean that a scaler subtracts; zero if not given.
-    lift : Tensor or array, shape (d,), optional
-        ``origin - c``, in place of ``origin``: a small number even where both are large.
+    natural : Tensor or array, shape (d,), optional
+        In place of ``origin``: what it has beside ``c - inverse @ t``, a small number even where both are large.
 
     Raises
     ------
@@ -59,7 +60,7 @@ class Affine:
         inverse: object = None,
         origin: object = None,
         center: object = None,
-        lift: object = None,
+        natural: object = None,
     ):
         self.linear = torch.as_tensor(linear, dtype=torch.float64)
         if self.linear.ndim not in (1, 2):
@@ -77,12 +78,11 @@ class Affine:
             raise ValueError(
                 f"inverse must have shape {tuple(self.linear.shape[::-1])}, got {tuple(self.inverse.shape)}"
             )
-        self.lift = -_apply(self.inverse, self.offset)
+        self.natural = self._vector(natural, "natural", self.in_features)
         if origin is not None:
-            self.lift = self._vector(origin, "origin", self.in_features) - self.center
-        elif lift is not None:
-            self.lift = self._vector(lift, "lift", self.in_features)
-        parts = (self.linear, self.offset, self.inverse, self.center, self.lift)
+            away = self._vector(origin, "origin", self.in_features) - self.center
+            self.natural = away + _apply(self.inverse, self.offset)
+        parts = (self.linear, self.offset, self.inverse, self.center, self.natural)
         if not all(bool(torch.isfinite(part).all()) for part in parts):
             raise ValueError("an affine step must be finite, got NaN or infinite entries")
 
@@ -104,6 +104,11 @@ class Affine:
     def out_features(self) -> int:
         """Number of features of ``z``."""
         return len(self.linear)
+
+    @property
+    def lift(self) -> Tensor:
+        """The natural pre-image of 0 less the center, (d,): a small number even where both are large."""
+        return self.natural - _apply(self.inverse, self.offset)
 
     @property
     def origin(self) -> Tensor:
@@ -134,22 +139,34 @@ class Affine:
             outside = torch.where(self.linear * self.inverse == 0, -way, 0.0)
         else:
             outside = _apply(self.inverse, image) - way
-        natural = self.lift + _apply(self.inverse, self.offset)  # 0 unless an origin was given
-        return _apply(self.inverse, moved) + (outside + natural), moved
+        return _apply(self.inverse, moved) + (outside + self.natural), moved
 
     def then(self, after: Affine) -> Affine:
         """The map that applies this one first and ``after`` second."""
         if after.in_features != self.out_features:
             raise ValueError(f"a step takes {after.in_features} features, but the one before gives {self.out_features}")
-        way = self.offset - after.center
-        natural = self.lift + _apply(self.inverse, self.offset)
+        wanted = after.center - self.offset
+        # about where the second map has its center, so that nothing large is left
+        back = _apply(self.inverse, wanted)
+        center = self.center + back
+        way = center - self.center
+        image, rest = _product(self.linear, way)
+        missed = (image - wanted) + rest  # as a center is rounded
+        moved = _apply(after.linear, missed)
+        rounded = -_apply(self.inverse, missed) if self.diagonal else back - way
+        inside = _apply(self.inverse, after.natural + _apply(after.inverse, moved))
         return Affine(
             _compose(after.linear, self.linear),
-            _apply(after.linear, way) + after.offset,
+            moved + after.offset,
             _compose(self.inverse, after.inverse),
-            center=self.center,
-            lift=_apply(self.inverse, after.lift - way) + natural,
+            center=center,
+            natural=self.natural + rounded + inside,
         )
+
+    def state(self) -> dict[str, Any]:
+        """Numbers from which :func:`from_state` makes the map again."""
+        names = ("linear", "offset", "inverse", "center", "natural")
+        return {name: getattr(self, name) for name in names}
 
     def centred(self) -> tuple[Affine, Tensor, Tensor]:
         """The linear part, and the natural pre-image of 0 in two parts, center and lift.
@@ -202,6 +219,26 @@ class RowNorm:
         if order not in ("l2", "l1", "max"):
             raise ValueError(f"order must be 'l2', 'l1' or 'max', got {order!r}")
         self.order = order
+
+    def state(self) -> dict[str, Any]:
+        """What :func:`from_state` makes the step of again."""
+        return {"order": self.order}
+
+
+def from_state(state: dict[str, Any]) -> Affine | RowNorm:
+    """A step from what its ``state()`` gave."""
+    return RowNorm(**state) if "order" in state else Affine(**state)
+
+
+def check_steps(steps: Any) -> tuple[Affine | RowNorm, ...]:
+    """Steps in a row, or ``TypeError``."""
+    if isinstance(steps, (Affine, RowNorm)):
+        raise TypeError(f"steps must be a list of steps, got one {type(steps).__name__}; give [step]")
+    found = tuple(steps)
+    wrong = [type(step).__name__ for step in found if not isinstance(step, (Affine, RowNorm))]
+    if wrong:
+        raise TypeError(f"steps must be Affine or RowNorm, got {wrong[0]}; zennit_neon.affine_step makes one of it")
+    return found
 
 
 def _apply(matrix: Tensor, x: Tensor) -> Tensor:

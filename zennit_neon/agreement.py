@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .affine import Affine
-from .arrays import Array, as_array, plain
+from .arrays import Array, as_array, is_sparse, plain
 from .exceptions import DisagreementError
+from .guard import say
 from .heads import Head
-from .labels import named, place_of
+from .labels import named, positions
 from .sources import holds_text, rows_of
 from .tables import Table
 
@@ -20,6 +21,9 @@ __all__ = ["check_predictions", "check_same"]
 
 #: Rows that are compared, at most.
 ROWS = 1000
+
+#: Share of rows that may go to another cluster by rounding before it is said.
+MOST = 0.01
 
 #: Rounding errors that may add up in a prediction.
 ROUNDINGS = 64
@@ -40,13 +44,13 @@ def check_predictions(head: Head, table: Table, estimator: Any) -> None:
     if predicted is None:
         return
     try:
-        wanted = [place_of(label, head.labels, head.n_clusters, "predict") for label in predicted]
+        wanted = positions(predicted, head.labels, head.n_clusters, "predict", predicted.shape)
     except (TypeError, ValueError) as error:
         raise DisagreementError(
             f"{type(estimator).__name__}.predict gives labels that its network does not have ({error}); give the head "
             "that is registered for it labels="
         ) from None
-    _compare(head, table.some(places), torch.tensor(wanted), places, f"{type(estimator).__name__}.predict")
+    _compare(head, table.some(places), wanted, places, f"{type(estimator).__name__}.predict")
 
 
 def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
@@ -62,16 +66,25 @@ def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
 
 def _predicted(estimator: Any, rows: Any) -> Array | None:
     """Labels of some rows; None if they are none that the estimator takes, which is then said elsewhere."""
-    rows = plain(rows)
-    if getattr(estimator, "feature_names_in_", None) is None and hasattr(rows, "columns") and not holds_text(rows):
-        rows = as_array(rows, "X")  # or scikit-learn wonders about names that it does not know
-    kinds = [np.float64, np.float32] if isinstance(rows, np.ndarray) and rows.dtype.kind == "f" else []
+    rows, names = plain(rows), getattr(estimator, "feature_names_in_", None)
+    if not holds_text(rows) and not is_sparse(rows):  # with the names that scikit-learn expects, or it wonders
+        rows = as_array(rows, "X")
+        if names is not None:
+            rows = _named(rows, names)
+    kinds = [np.float64, np.float32] if getattr(rows, "dtype", None) is not None and rows.dtype.kind == "f" else []
     for part in (*(rows.astype(kind) for kind in kinds), rows):  # KMeans takes no other precision than that of its fit
         try:
-            return np.asarray(estimator.predict(part))
-        except (TypeError, ValueError):
-            pass
+            return np.asarray(estimator.predict(part)).reshape(len(rows) if hasattr(rows, "__len__") else -1)
+        except Exception:  # whatever it is, it is no answer to compare with
+            continue
     return None
+
+
+def _named(rows: Array, names: Any) -> Any:
+    """Rows as the DataFrame that an estimator was fitted on."""
+    import pandas
+
+    return pandas.DataFrame(rows, columns=names) if rows.shape[1:] == (len(names),) else rows
 
 
 def _sample(count: int) -> Array:
@@ -90,17 +103,30 @@ def _compare(head: Head, x: Tensor, wanted: Tensor, places: Array, what: str) ->
         if not len(wrong):
             return
         behind = -layer.contest(scores[wrong.to(device)], wanted[wrong].to(device)).pooled[:, 0].double().cpu()
-    wrong = wrong[behind > _rounding(head, x[wrong])]
+    rounded, wrong = wrong, wrong[behind > _rounding(head, x[wrong])]
+    if not len(wrong) and len(rounded) > MOST * len(places):
+        say(
+            f"{what} gives {len(rounded)} of {len(places)} rows that were looked at to other clusters than exact "
+            "distances do: features lie so far from zero that it loses digits; the explanation is that of exact "
+            "distances"
+        )
     if len(wrong):
         first = int(wrong[0])
         own = [named(part[first : first + 1].cpu(), head.labels)[0] for part in (wanted, contest.cluster[:, 0])]
         label, found = (part.item() if isinstance(part, Tensor) else part for part in own)
         raise DisagreementError(
             f"the network that was made of the clustering disagrees with it: {what} gives row {int(places[first])} "
-            f"of X to cluster {label!r}, the network to {found!r}; the same in {len(wrong)} of {len(places)} rows "
-            "that were looked at. Features that lie far from zero beside their spread can cause this: subtract a "
-            "constant from them before the clustering is fitted"
+            f"of X to cluster {label!r}, the network to {found!r}; so in {len(wrong)} of {len(places)} rows that were "
+            f"looked at{_hint(head)}"
         )
+
+
+def _hint(head: Head) -> str:
+    """What may be the cause."""
+    layer = head.evidence_layer
+    if not bool((layer.center.abs() * 1e-9 > layer.root.abs().amax(0)).any()):
+        return ""
+    return ". Features far from zero may be the cause: subtract a constant from them before the clustering is fitted"
 
 
 def _rounding(head: Head, x: Tensor) -> Tensor:

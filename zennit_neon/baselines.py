@@ -13,6 +13,7 @@ from .affine import Affine
 from .explanation import explain
 from .heads import Head
 from .kde import ConditionalKDE
+from .labels import named
 from .layer import Centroids
 from .pooling import soft_maximum
 from .roots import root_points
@@ -343,7 +344,7 @@ def _neon(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
     found = explain(
         setting.model,
         x,
-        cluster=head.clusters[cluster],
+        cluster=named(head.clusters.cpu()[cluster.cpu()], head.labels),
         beta=None if head.soft else setting.beta,
         composite=setting.composite,
         min_fidelity=0.0,

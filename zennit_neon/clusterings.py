@@ -107,6 +107,7 @@ def neuralize(
 
     A class of one's own:
 
+    >>> from zennit_neon import NeuralizedKMeans
     >>> class Prototypes:
     ...     def __init__(self, points):
     ...         self.points = points
@@ -158,6 +159,11 @@ def neuralized(clustering: Any, X: Any = None, **options: Any) -> Neuralized:
                 "neuralize(labels, X)"
             )
         return _fitted(clustering, X, fit)
+    shape: tuple[int, ...] = getattr(clustering, "shape", ())
+    if X is not None and len(shape) == 2 and shape[1] == 1 and shape[0] == len(Table(X)) and Table(X).shape[1] > 1:
+        raise ValueError(
+            f"labels must have shape ({shape[0]},), one for each row of X, got {tuple(shape)}: give its only column"
+        )
     try:
         return Neuralized(to_head(clustering), None)
     except InexactError as error:
@@ -194,7 +200,7 @@ def behind(pipeline: Any, X: Any, steps: list[Affine | RowNorm], progress: bool 
 def _fitted(labels: Any, X: Any, fit: Fit, is_hdbscan: bool = False) -> Neuralized:
     """A head that is fitted to labels of points."""
     table = Table(X)
-    found = groups(labels, len(table), table.index, None if is_hdbscan else table.unreadable)
+    found = groups(labels, len(table), table.index, table.unreadable, is_hdbscan)
     return Neuralized(fit(found, Neuralized(None, found).table(X)), found)  # type: ignore[arg-type]
 
 

@@ -42,6 +42,8 @@ class PrecisionError(NeonError):
         In which type.
     names : sequence of str, optional
         Of the features.
+    vanishing : bool
+        Whether it is not far from zero, but differs by so little that squares vanish.
 
     Attributes
     ----------
@@ -50,11 +52,20 @@ class PrecisionError(NeonError):
         Name of the feature, or its number.
     """
 
-    def __init__(self, column: int, center: float, dtype: Any, names: Sequence[str] | None = None):
+    def __init__(
+        self, column: int, center: float, dtype: Any, names: Sequence[str] | None = None, vanishing: bool = False
+    ):
         self.column = column
         self.name = repr(names[column]) if names is not None else str(column)
+        kind = str(dtype).removeprefix("torch.")
+        if vanishing:
+            super().__init__(
+                f"the clusters are so close to each other (as in feature {self.name}) that squares of distances vanish "
+                f"in {kind}: multiply the features by a large number before the clustering is fitted"
+            )
+            return
         super().__init__(
-            f"feature {self.name} has numbers near {center:.6g}, which {str(dtype).removeprefix('torch.')} cannot tell "
+            f"feature {self.name} has numbers near {center:.6g}, which {kind} cannot tell "
             "apart as finely as the clusters differ: subtract a constant from it before the clustering is fitted, or "
             "leave it out"
         )

@@ -141,7 +141,7 @@ def explain(
         route, noise = _closed(model, X, batch_size, progress)
     head, table = route.head, route.table
     check_fidelity(head, min_fidelity)
-    chosen, rival = asked_of(cluster, competitor, head, route.shape)
+    chosen, rival = asked_of(cluster, competitor, head, route.shape, table.index)
     stiff = functional.check_beta(beta)
     if stiff is not None and head.soft:
         raise ValueError(f"beta is part of a soft clustering, or not needed, and cannot be chosen here; got {beta}")
@@ -442,10 +442,12 @@ def _array(values: Any) -> Array:
     return as_array(values, "values")
 
 
-def asked_of(cluster: Any, competitor: Any, head: Head, shape: tuple[int, ...]) -> tuple[Tensor | None, int | None]:
+def asked_of(
+    cluster: Any, competitor: Any, head: Head, shape: tuple[int, ...], index: Any = None
+) -> tuple[Tensor | None, int | None]:
     """Positions of the clusters to explain (None for the assigned ones) and of the competitor, by their labels."""
     rival = None if competitor is None else place_of(competitor, head.labels, head.n_clusters, "competitor")
-    chosen = None if cluster is None else positions(cluster, head.labels, head.n_clusters, "cluster", shape)
+    chosen = None if cluster is None else positions(cluster, head.labels, head.n_clusters, "cluster", shape, index)
     if rival is not None and chosen is not None and chosen.numel() and bool((chosen == rival).all()):
         raise ValueError(f"competitor must be another cluster than the explained one, got {competitor!r} for both")
     return chosen, rival

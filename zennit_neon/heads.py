@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 from zennit.core import Hook, Identity
 
-from .affine import Affine, RowNorm, combine
+from .affine import Affine, RowNorm, check_steps, combine, from_state
 from .arrays import as_matrix, complaint, is_finite
-from .exceptions import PrecisionError
 from .functional import check_beta
 from .guard import autocasts, exact
-from .layer import CentroidContrast, CentroidEvidence, MinPool, SoftMinPool
-from .preimages import coarse_column, norm_layer, pull_back
+from .layer import CentroidContrast, CentroidEvidence, MinPool, SoftMinPool, UnitNorm
+from .preimages import coarse_column, norm_layer, pull_back, too_coarse
 from .tables import Table
 from .validation import check_clusters, check_feature_names, check_labels
 
@@ -112,6 +111,7 @@ class Head(nn.Module):
             raise ValueError("this head explains probabilities, whose pool has no stiffness beta to calibrate")
         table = Table(X)
         table.check_width(self.n_features)
+        table.check_names(self.feature_names)
         total = 0.0
         size = table.batch_size(self.width) if batch_size is None else batch_size
         with torch.no_grad():
@@ -130,8 +130,8 @@ class Head(nn.Module):
             If the type of the input is too coarse for the clusters.
         """
         if x.dtype in self.coarse:
-            column = self.coarse[x.dtype]
-            raise PrecisionError(column, float(self.evidence_layer.center[column]), x.dtype, self.feature_names)
+            layer = self.evidence_layer
+            raise too_coarse(self.coarse[x.dtype], layer.center, layer.root, x.dtype, self.feature_names)
         return self.norm(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
     def rows(self, x: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class Head(nn.Module):
 
     def _before(self, steps: tuple[Affine | RowNorm, ...], width: int, what: str) -> Affine:
         """Take note of the steps before a clustering of ``width`` features, and return the map that they are."""
-        before, norm, after = combine(steps, width)
+        before, norm, after = combine(check_steps(steps), width)
         if after.out_features != width:
             raise ValueError(f"steps give {after.out_features} features, but the {what} have {width}")
         before, self.norm = norm_layer(before, norm)
@@ -219,6 +219,21 @@ class Head(nn.Module):
         self.coarse = {kind: found for kind in kinds if (found := coarse_column(*parts, kind)) is not None}
         return parts
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """The steps before the clustering, and the types that are too coarse, which a state dict brings along."""
+        coarse = {str(kind): column for kind, column in self.coarse.items()}
+        return {"steps": [step.state() for step in self.steps], "coarse": coarse}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the steps of a state dict; those of an older one are kept."""
+        if not state:
+            return
+        self.steps = tuple(from_state(part) for part in state["steps"])
+        self.coarse = {getattr(torch, kind.removeprefix("torch.")): column for kind, column in state["coarse"].items()}
+        norms = [step for step in self.steps if isinstance(step, RowNorm)]
+        if norms and isinstance(self.norm, UnitNorm):
+            self.norm.order = UnitNorm(norms[0].order).order
+
     def arguments(self) -> dict[str, Any]:
         """What the class has to be called with to make this head again."""
         raise TypeError(f"{type(self).__name__} does not say what it is made of")
@@ -231,7 +246,7 @@ class Head(nn.Module):
 
     def after(self, steps: Iterable[Affine | RowNorm], feature_names: Sequence[str] | None = None) -> Head:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
-        steps = tuple(steps)
+        steps = check_steps(steps)
         if not steps and feature_names is None:
             return self
         if "steps" not in self.arguments():

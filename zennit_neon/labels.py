@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -61,7 +63,13 @@ def are_labels(clustering: Any) -> bool:
     return is_array and shape is not None and len(shape) == 1
 
 
-def groups(labels: Any, count: int, index: Any = None, unreadable: Callable[[Array], Array] | None = None) -> Groups:
+def groups(
+    labels: Any,
+    count: int,
+    index: Any = None,
+    unreadable: Callable[[Array], Array] | None = None,
+    is_hdbscan: bool = False,
+) -> Groups:
     """Clusters of points by their labels.
 
     Parameters
@@ -76,7 +84,9 @@ def groups(labels: Any, count: int, index: Any = None, unreadable: Callable[[Arr
         Of the points. Labels with an index of their own are matched with it.
     unreadable : callable, optional
         From a mask of points, bool (N,), to those among them with missing or infinite values; of these the labels -2
-        and -3 mean noise as well. If not given, they always do: labels are those of HDBSCAN.
+        and -3 mean noise as well.
+    is_hdbscan : bool
+        Whether labels are those of HDBSCAN, so that -2 and -3 always mean noise.
 
     Returns
     -------
@@ -96,17 +106,16 @@ def groups(labels: Any, count: int, index: Any = None, unreadable: Callable[[Arr
     if values.shape != (count,):
         raise ValueError(f"labels must have shape ({count},), one for each row of X, got {values.shape}")
     noise = np.asarray(pandas.isna(values))
-    if values.dtype.kind == "O" and all(_is_number(label) for label in values[~noise]):
-        values = pandas.Series(values).where(~noise, 0).infer_objects().to_numpy()
-    if values.dtype.kind in "iuf":
-        whole = values[~noise]
-        if not (np.isfinite(whole) & (whole == np.round(whole))).all():
-            raise TypeError("labels must be whole numbers or names of groups, got fractions")
+    if values.dtype.kind in "iuf" or (values.dtype.kind == "O" and all(_is_number(label) for label in values[~noise])):
+        values = _whole(values, noise)
         noise |= values == NOISE
         odd = np.isin(values, UNREADABLE)
-        if odd.any():
-            noise |= odd if unreadable is None else unreadable(odd)
-        values = np.where(noise, 0, values).astype(np.int64)
+        if odd.any() and (is_hdbscan or unreadable is not None):
+            noise |= odd if is_hdbscan or unreadable is None else unreadable(odd)
+    elif values.dtype.kind == "c" or any(isinstance(label, complex) for label in values[~noise]):
+        raise TypeError("labels must be whole numbers or names of groups, got complex numbers")
+    elif all(isinstance(label, str) and NUMBER.fullmatch(label) for label in values[~noise]):
+        noise |= values == str(NOISE)  # numbers that are written as text
     own, names = _numbered(values, noise, categories)
     if len(names) < 2:
         raise ValueError(
@@ -114,6 +123,19 @@ def groups(labels: Any, count: int, index: Any = None, unreadable: Callable[[Arr
             + (f" and {int(noise.sum())} noise points" if noise.any() else "")
         )
     return Groups(own, names)
+
+
+def _whole(values: Array, noise: Array) -> Array:
+    """Whole numbers as int64, or as objects where those of some are too large; 0 for noise."""
+    whole = values[~noise]
+    if any(math.isinf(value) or value != int(value) for value in (whole if whole.dtype.kind in "fO" else ())):
+        raise TypeError("labels must be whole numbers or names of groups, got fractions")
+    limits = np.iinfo(np.int64)
+    if len(whole) and (int(whole.max()) > limits.max or int(whole.min()) < limits.min):
+        large = np.empty(len(values), dtype=object)
+        large[:] = [0 if out else int(value) for value, out in zip(values, noise, strict=True)]
+        return large
+    return np.where(noise, 0, values).astype(np.int64)
 
 
 def _read(labels: Any, index: Any) -> tuple[Array, list[Any] | None]:
@@ -127,6 +149,10 @@ def _read(labels: Any, index: Any) -> tuple[Array, list[Any] | None]:
         return np.asarray(labels, dtype=object), list(kind.categories)
     if hasattr(labels, "to_numpy") and not isinstance(kind, np.dtype):  # nullable types of pandas
         return labels.to_numpy(dtype=object, na_value=None), None
+    if isinstance(labels, (list, tuple)) and any(isinstance(label, int) and abs(label) >= 2**63 for label in labels):
+        large = np.empty(len(labels), dtype=object)  # which would become fractions
+        large[:] = labels
+        return large, None
     return as_array(labels, "labels"), None
 
 
@@ -144,15 +170,15 @@ def _to_pandas(labels: Any) -> Any:
     return getattr(found, "array", found) if hasattr(found, "index") else found
 
 
-def _aligned(labels: Any, index: Any) -> Any:
+def _aligned(labels: Any, index: Any, name: str = "labels") -> Any:
     """Labels in the order of the points, matched by their index."""
     if len(labels) != len(index) or labels.index.equals(index):
         return labels  # of a wrong length, which is said elsewhere
     same = labels.index.is_unique and index.is_unique and len(labels.index.difference(index)) == 0
     if not same:
         raise ValueError(
-            f"labels have an index that is not that of X ({_some(labels.index)} against {_some(index)}), so that they "
-            "cannot be matched; if they are in the order of X, give labels.to_numpy()"
+            f"{name} has an index that is not that of X ({_some(labels.index)} against {_some(index)}), so that it "
+            f"cannot be matched; if it is in the order of X, give {name}.to_numpy()"
         )
     return labels.reindex(index)
 
@@ -185,7 +211,14 @@ def _single(values: Array) -> list[Any]:
     return list(pandas.Series(values)) if values.dtype.kind in "mM" else values.tolist()
 
 
-def positions(value: Any, labels: Sequence[Any] | None, n_clusters: int, name: str, shape: tuple[int, ...]) -> Tensor:
+def positions(
+    value: Any,
+    labels: Sequence[Any] | None,
+    n_clusters: int,
+    name: str,
+    shape: tuple[int, ...],
+    index: Any = None,
+) -> Tensor:
     """Positions of clusters that are asked for by their labels, as int64 of ``shape`` on the CPU.
 
     Parameters
@@ -198,6 +231,8 @@ def positions(value: Any, labels: Sequence[Any] | None, n_clusters: int, name: s
     name : str
         Of the argument, for messages.
     shape : tuple of int
+    index : pandas.Index, optional
+        Of the points; labels with an index of their own are matched with it.
 
     Raises
     ------
@@ -206,26 +241,28 @@ def positions(value: Any, labels: Sequence[Any] | None, n_clusters: int, name: s
     """
     if _is_single(value):
         return torch.tensor(place_of(value, labels, n_clusters, name)).expand(shape)
+    if index is not None and hasattr(value, "reindex") and hasattr(value, "index"):
+        value = _aligned(value, index, name)
     array = as_array(value, name)
     if array.shape != shape:
         raise ValueError(f"{name} must be one label, or have shape {shape}, got {array.shape}")
     if labels is None:
         if array.dtype.kind not in "iu" and array.size:
-            raise TypeError(f"{name} must be whole numbers, as clusters have no names here, got {value!r}")
+            raise TypeError(f"{name} must be whole numbers, as clusters have no names here, got {reprlib.repr(value)}")
         for extreme in (array.min(), array.max()) if array.size else ():
             place_of(extreme, None, n_clusters, name)
         return torch.from_numpy(array.astype(np.int64))
-    known: dict[Any, int] = {}
-    for label in dict.fromkeys(map(_key, array.ravel().tolist())):
-        known[label] = place_of(label[1], labels, n_clusters, name)
-    found = [known[_key(label)] for label in array.ravel().tolist()]
-    return torch.tensor(found, dtype=torch.int64).view(shape)
+    keys, known = list(map(_key, array.ravel().tolist())), _places(labels)
+    for key in keys:
+        if key not in known:
+            place_of(key[1], labels, n_clusters, name)
+    return torch.tensor([known[key] for key in keys], dtype=torch.int64).view(shape)
 
 
 def place_of(label: Any, labels: Sequence[Any] | None, n_clusters: int, name: str) -> int:
     """Position of the cluster with a label, or ``TypeError`` or ``ValueError`` that names the argument."""
     if not _is_single(label):
-        raise ValueError(f"{name} must be one label, got {label!r}")
+        raise ValueError(f"{name} must be one label, got {reprlib.repr(label)}")
     label = label.item() if isinstance(label, (np.generic, np.ndarray, Tensor)) else label
     if labels is None:
         if isinstance(label, bool) or not isinstance(label, int):
@@ -236,14 +273,19 @@ def place_of(label: Any, labels: Sequence[Any] | None, n_clusters: int, name: st
                 f"(0 to {n_clusters - 1})"
             )
         return label
-    for place, known in enumerate(labels):
-        if _key(known) == _key(label):
-            return place
+    place = _places(labels).get(_key(label))
+    if place is not None:
+        return place
     alike = next((known for known in labels if str(known) == str(label)), None)
     raise ValueError(
         f"{name} must be one of the labels of the clusters, {_some(labels)}, got {label!r}"
         + (f"; did you mean {alike!r}?" if alike is not None else "")
     )
+
+
+def _places(labels: Sequence[Any]) -> dict[Any, int]:
+    """Positions of clusters by their labels."""
+    return {_key(label): place for place, label in enumerate(labels)}
 
 
 def named(own: Tensor, labels: Sequence[Any] | None) -> Any:
@@ -255,7 +297,7 @@ def named(own: Tensor, labels: Sequence[Any] | None) -> Any:
     """
     if labels is None:
         return own
-    if all(isinstance(label, numbers.Integral) and not isinstance(label, (bool, np.bool_)) for label in labels):
+    if all(_is_number(label) and label == int(label) and abs(label) < 2**63 for label in labels):
         table = torch.tensor([*(int(label) for label in labels), NOISE], dtype=torch.int64, device=own.device)
         return table[own]
     objects = np.empty(len(labels) + 1, dtype=object)

@@ -11,10 +11,13 @@ from .affine import Affine, RowNorm
 from .exceptions import PrecisionError
 from .layer import UnitNorm
 
-__all__ = ["coarse_column", "norm_layer", "pull_back"]
+__all__ = ["coarse_column", "norm_layer", "pull_back", "too_coarse"]
 
 #: Share of the distance between clusters by which rounding of a center may move it.
 HARMLESS = 0.25
+
+#: Relative error of evidence that is too much, where squares of distances nearly vanish.
+TELLING = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 #: Rows that are looked at when a head checks itself.
 LOOKED_AT = 256
@@ -64,8 +67,17 @@ def pull_back(centroids: Tensor, step: Affine, names: Sequence[str] | None = Non
     weight = step.pull(moved)
     column = coarse_column(center, weight, root, torch.float64)
     if column is not None:
-        raise PrecisionError(column, float(center[column]), torch.float64, names)
+        raise too_coarse(column, center, root, torch.float64, names)
     return center.to(device), weight.to(device), root.to(device)
+
+
+def too_coarse(
+    column: int, center: Tensor, root: Tensor, dtype: torch.dtype, names: Sequence[str] | None
+) -> PrecisionError:
+    """The error for a feature that :func:`coarse_column` has found."""
+    size = float(root[:, column].abs().max())
+    vanishing = abs(float(center[column])) * torch.finfo(dtype).eps < size
+    return PrecisionError(column, float(center[column]), dtype, names, vanishing)
 
 
 def coarse_column(center: Tensor, weight: Tensor, root: Tensor, dtype: torch.dtype) -> int | None:
@@ -86,7 +98,10 @@ def coarse_column(center: Tensor, weight: Tensor, root: Tensor, dtype: torch.dty
     own, others = scores.gather(1, some[:, None]), scores.scatter(1, some[:, None], -torch.inf).amax(1)
     clear = exact.gather(1, some[:, None]) - exact.scatter(1, some[:, None], -torch.inf).amax(1, keepdim=True)
     noise = 64 * torch.finfo(kind).eps * (weight * root).abs().sum(1)[some]
-    lost = (own[:, 0] <= others) & (clear[:, 0] > noise)
+    # of numbers next to nothing, few digits are left
+    least = torch.finfo(kind).tiny * torch.finfo(kind).eps / TELLING[kind]
+    lost = ((own[:, 0] <= others) & (clear[:, 0] > noise)) | ((clear[:, 0] > 0) & (clear[:, 0] < least))
+    lost |= float(root.abs().max()) ** 2 < least
     if not bool(lost.any()):
         return None
     moved = (error.abs() * weight.abs().amax(0))[lost].sum(0)

@@ -74,6 +74,7 @@ def prune(head: NeuralizedKernelKMeans, X: Any, tolerance: float = 1e-3, *, expl
         raise ValueError(f"tolerance must be at least 0 and below 1, got {tolerance}")
     table = Table(X)
     table.check_width(head.n_features)
+    table.check_names(head.feature_names)
     if len(table.shape) != 2 or not len(table):
         raise ValueError(f"X must have shape (N, d) with at least one point, got {table.shape}")
     sizes = list(head.sizes)

@@ -154,7 +154,10 @@ class NeuralizedSoftmax(Head):
         if head is None:
             head = best if best is not None else 0
             if best is None and len(layers) > 1:
-                raise ValueError(f"head must be chosen: there are {len(layers)} cluster heads (0 to {len(layers) - 1})")
+                raise ValueError(
+                    f"head must be chosen: there are {len(layers)} cluster heads (0 to {len(layers) - 1}), with "
+                    "NeuralizedSoftmax.from_scan(..., head=...)"
+                )
         if not 0 <= head < len(layers):
             raise ValueError(f"head must be from 0 to {len(layers) - 1}, got {head}")
         return cls(layers[head], **keywords)

@@ -134,7 +134,7 @@ def side_by_side(parts: Sequence[tuple[Affine, Array, float]], size: int) -> Aff
     """
     linear = torch.zeros(sum(part.out_features for part, _, _ in parts), size, dtype=torch.float64)
     inverse, offset = torch.zeros_like(linear.t()), linear.new_zeros(len(linear))
-    center, lift = linear.new_zeros(size), linear.new_zeros(size)
+    center, natural = linear.new_zeros(size), linear.new_zeros(size)
     used = np.concatenate([columns for _, columns, _ in parts])
     if len(np.unique(used)) < len(used):
         raise InexactError("a column goes through more than one of its transformers")
@@ -144,8 +144,8 @@ def side_by_side(parts: Sequence[tuple[Affine, Array, float]], size: int) -> Aff
         rows, places = torch.arange(start, stop)[:, None], torch.from_numpy(columns)
         linear[rows, places] = weight * (part.linear.diag() if part.diagonal else part.linear)
         inverse[places[:, None], rows.t()] = (part.inverse.diag() if part.diagonal else part.inverse) / (weight or 1.0)
-        offset[start:stop], center[places], lift[places] = weight * part.offset, part.center, part.lift
-    return Affine(linear, offset, inverse, center=center, lift=lift)
+        offset[start:stop], center[places], natural[places] = weight * part.offset, part.center, part.natural
+    return Affine(linear, offset, inverse, center=center, natural=natural)
 
 
 def _standard_scaler(step: Any) -> Affine:

@@ -111,15 +111,16 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         self._check(X)
         random = check_random_state(self.random_state)
-        self.gamma_ = self._gamma(X, random) if self.gamma is None else float(self.gamma)
+        points = X - X.mean(0)  # distances of points far from zero would lose digits
+        self.gamma_ = self._gamma(points, random) if self.gamma is None else float(self.gamma)
         starts = 1 if not isinstance(self.init, str) else self.n_init
-        rows = _Kernel(X, self.gamma_, self.memory)
+        rows = _Kernel(points, self.gamma_, self.memory)
         best: tuple[float, Array, int, bool] | None = None
         from tqdm.auto import tqdm
 
         with tqdm(total=starts * self.max_iter, desc="kernel k-means", disable=not self.progress) as bar:
             for _ in range(starts):
-                found = self._start(rows, self._labels(X, random), random, bar)
+                found = self._start(rows, self._labels(points, random), random, bar)
                 if best is None or found[0] < best[0]:
                     best = found
         assert best is not None
@@ -133,9 +134,11 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         scores = np.empty((len(X), self.n_clusters))
+        center = self.support_vectors_[0].mean(0)  # distances of points far from zero would lose digits
+        X = X - center
         for k, (part, weight) in enumerate(zip(self.support_vectors_, self.weights_, strict=True)):
             for block in _blocks(len(X), len(part)):
-                squared = euclidean_distances(X[block], part, squared=True)
+                squared = euclidean_distances(X[block], part - center, squared=True)
                 scores[block, k] = _log_sum(np.log(weight) - self.gamma_ * squared)
         labels: Array = scores.argmax(1)
         return labels
@@ -170,6 +173,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         for part, count in zip(sets, counts, strict=True):
             norm = count.sum()
             if self.spherical:
+                part = part - part.mean(0)
                 total = 0.0
                 for block in _blocks(len(part), len(part)):
                     total += float(count[block] @ (rbf_kernel(part[block], part, gamma=self.gamma_) @ count))
