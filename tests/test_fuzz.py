@@ -143,9 +143,7 @@ def pipelines(rng):
     steps = [scaler, PCA(int(rng.integers(1, d + 1)))] if rng.random() < 0.3 else [scaler]
     model = make_pipeline(*steps, KMeans(count, n_init=1, max_iter=5, random_state=0)).fit(X)
     beta, some = float(rng.choice([0.0, 1.0])), X[:POINTS]
-    # scikit-learn's scalers take no sparse matrix where they center, or forget to (RobustScaler)
-    points = _in_some_kind(rng, some)
-    e = explain(model, some if scipy.sparse.issparse(points) else points, beta=beta)
+    e = explain(model, _in_some_kind(rng, some), beta=beta)
     Z, centroids = model[:-1].transform(some), model[-1].cluster_centers_.astype(float)
     assert np.asarray(e.cluster).tolist() == model.predict(some).tolist()
     unit = np.abs(np.asarray(e.evidence)).max()

@@ -22,6 +22,9 @@ __all__ = ["check_predictions", "check_same"]
 #: Rows that are compared, at most.
 ROWS = 1000
 
+#: Numbers of a sparse sample that may be made dense: some transformers treat sparse rows otherwise.
+DENSE = 2**24
+
 #: Share of rows that may go to another cluster by rounding before it is said.
 MOST = 0.01
 
@@ -67,7 +70,8 @@ def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
 def _predicted(estimator: Any, rows: Any) -> Array | None:
     """Labels of some rows; None if they are none that the estimator takes, which is then said elsewhere."""
     rows, names = plain(rows), getattr(estimator, "feature_names_in_", None)
-    if not holds_text(rows) and not is_sparse(rows):  # with the names that scikit-learn expects, or it wonders
+    if not holds_text(rows) and (not is_sparse(rows) or np.prod(rows.shape) <= DENSE):
+        # with the names that scikit-learn expects, or it wonders
         rows = as_array(rows, "X")
         if names is not None:
             rows = _named(rows, names)
