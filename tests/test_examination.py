@@ -18,6 +18,7 @@ from zennit.composites import (
     EpsilonPlusFlat,
     GuidedBackprop,
     LayerMapComposite,
+    MixedComposite,
     NameMapComposite,
 )
 from zennit.core import Composite
@@ -82,7 +83,29 @@ class Stays(nn.Dropout):
         return super().train(True)
 
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+
+    @torch.jit.script
+    def scripted_sum(x, y):
+        return x + y
+
+    @torch.jit.script
+    def scripted_swish(x):
+        return x * torch.sigmoid(x)
+
+
 FOUND = {
+    "scripted sum": (
+        lambda net, y: scripted_sum(y, net.first(y)),
+        "functions \\(add\\) are applied in the forward of '0'",
+    ),
+    "scripted swish": (lambda net, y: scripted_swish(y), "functions \\(.*sigmoid\\) are applied"),
+    "vmap": (lambda net, y: torch.vmap(torch.mul)(y, y), "functions \\(mul\\) are applied"),
+    "functional gradient": (
+        lambda net, y: torch.func.grad(lambda z: (z**3).sum())(y),
+        "functions \\(.*pow.*\\) are applied",
+    ),
     "sum": (lambda net, y: y + net.first(y), "signals are added \\(add\\) in the forward of '0' \\(Net\\)"),
     "in place": (lambda net, y: net.first(y).add_(y), "signals are added \\(add\\)"),
     "difference": (lambda net, y: y - net.first(y), "signals are added \\(sub\\)"),
@@ -761,6 +784,40 @@ def test_compiled_modules_are_explained_uncompiled(what, way):
     compiled(x)
     assert torch.equal(WAYS[way](compiled, x, EpsilonPlus()), expected)
     assert torch.allclose(compiled(x), model(x))
+
+
+WRAPPED = {
+    "compiled": ("0._orig_mod.0", lambda trunk, head: nn.Sequential(torch.compile(trunk, backend="eager"), head)),
+    "layer": ("0.0._orig_mod", lambda trunk, head: nn.Sequential(_first_compiled(trunk), head)),
+    "parallel": ("0.module.0", lambda trunk, head: nn.Sequential(nn.DataParallel(trunk), head)),
+    "whole": ("_orig_mod.0.0", lambda trunk, head: torch.compile(nn.Sequential(trunk, head), backend="eager")),
+    "whole parallel": ("module.0.0", lambda trunk, head: nn.DataParallel(nn.Sequential(trunk, head))),
+}
+
+
+def _first_compiled(trunk):
+    return nn.Sequential(torch.compile(trunk[0], backend="eager"), *trunk[1:])
+
+
+def _first(name, wide):
+    special = NameMapComposite([([name], Gamma(0.7))])
+    return MixedComposite([special, EpsilonPlus()]) if wide else NameMapComposite([([name], Gamma(0.7))])
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("what", WRAPPED)
+def test_rules_by_name_are_found_in_compiled_and_distributed_models(what, way, wide):
+    torch._dynamo.reset()
+    x = torch.rand(5, 6)
+    model = with_head(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU()), x)
+    name, wrap = WRAPPED[what]
+    expected = WAYS[way](model, x, _first("0.0", wide))
+    if wide:
+        assert not torch.allclose(expected, WAYS[way](model, x, EpsilonPlus()))
+    wrapped = wrap(*model)
+    for known_as in (name, "0.0"):
+        assert torch.equal(WAYS[way](wrapped, x, _first(known_as, wide)), expected)
 
 
 def test_compiled_heads_are_heads():

@@ -140,7 +140,7 @@ class Examination:
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not self._closed:
             signals = signals_in(args, kwargs)
-            self._recognise(signals)
+            self.recognise(signals)
             self._closed += module in self.covered or self._without_rule(module, bool(signals))
         else:
             self._closed += 1
@@ -148,15 +148,15 @@ class Examination:
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._closed:
-            self._recognise([part for part in _tensors(output) if part.requires_grad])
+            self.recognise([part for part in _tensors(output) if part.requires_grad])
         self._stack.pop()
         if self._closed == 1:
             self._known.update(part.grad_fn for part in _tensors(output))
         self._closed -= self._closed > 0
 
-    def _recognise(self, signals: list[Tensor]) -> None:
+    def recognise(self, signals: list[Tensor]) -> None:
         """Take note of what made signals unheard: functions with a gradient of their own, scripts, ``torch.vmap``."""
-        waiting = [part.grad_fn for part in signals if part.grad_fn is not None]
+        waiting: list[Any] = [part.grad_fn for part in signals if part.grad_fn is not None]
         while waiting:
             node = waiting.pop()
             if node is None or node in self._known:
@@ -187,7 +187,6 @@ class Examination:
         made = args[0] if out is None and args else out  # as __setitem__ does
         if not any(part.requires_grad for part in _tensors(made)):
             return
-        self._recognise(signals if out is not None else [])
         self._known.update(part.grad_fn for part in _tensors(made))
         kind = kind_of(func, args, kwargs, signals, out)
         module = self._stack[-1] if self._stack else self.model
@@ -271,6 +270,7 @@ class _Listener(TorchFunctionMode):
         signals = [] if self.examination._closed else signals_in(args, kwargs)
         if not signals:
             return func(*args, **kwargs)
+        self.examination.recognise(signals)
         before = before_of(func, args, kwargs, signals)
         out = func(*args, **kwargs)
         self.examination.heard(func, args, kwargs, signals, before, out)

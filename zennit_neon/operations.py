@@ -228,7 +228,7 @@ def _is_one(value: Any) -> bool:
 def _is_mask(value: Any) -> bool:
     if isinstance(value, (Tensor, np.ndarray)):
         return bool(((value == 1) | (value == 0)).all())
-    return not isinstance(value, numbers.Number) or value in (0, 1)
+    return not isinstance(value, numbers.Number) or value == 0 or value == 1
 
 
 def signals_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
