@@ -1,6 +1,8 @@
 """All clusters in one go: what is shared, what is chosen, what is refused."""
 
+import copy
 import itertools
+import pickle
 import warnings
 
 import numpy as np
@@ -426,3 +428,13 @@ def test_clusters_are_asked_for_by_their_labels():
             attributor(x)
     with pytest.raises(TypeError, match="competitor must be a whole number"):
         Neon(competitor=1.5)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_what_it_returns_can_be_copied_and_pickled(again):
+    x = torch.rand(5, 4)
+    found = ClusterGradient(NeuralizedKMeans(torch.eye(4), beta=1.0))(x)
+    made = again(found)
+    assert type(made) is type(found)
+    for ours, theirs in ((made[0], found[0]), (made[1], found[1]), (made.arrived, found.arrived)):
+        assert torch.equal(ours.nan_to_num(7.0), theirs.nan_to_num(7.0))

@@ -1,7 +1,9 @@
 """What a composite does not look after is said, by name, and nothing is said of what it does."""
 
+import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -16,6 +18,7 @@ from zennit.composites import (
     EpsilonPlusFlat,
     GuidedBackprop,
     LayerMapComposite,
+    MixedComposite,
     NameMapComposite,
 )
 from zennit.core import Composite
@@ -75,7 +78,34 @@ class Twisted(torch.autograd.Function):
         return -gradient
 
 
+class Stays(nn.Dropout):
+    def train(self, mode=True):
+        return super().train(True)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+
+    @torch.jit.script
+    def scripted_sum(x, y):
+        return x + y
+
+    @torch.jit.script
+    def scripted_swish(x):
+        return x * torch.sigmoid(x)
+
+
 FOUND = {
+    "scripted sum": (
+        lambda net, y: scripted_sum(y, net.first(y)),
+        "functions \\(add\\) are applied in the forward of '0'",
+    ),
+    "scripted swish": (lambda net, y: scripted_swish(y), "functions \\(.*sigmoid\\) are applied"),
+    "vmap": (lambda net, y: torch.vmap(torch.mul)(y, y), "functions \\(mul\\) are applied"),
+    "functional gradient": (
+        lambda net, y: torch.func.grad(lambda z: (z**3).sum())(y),
+        "functions \\(.*pow.*\\) are applied",
+    ),
     "sum": (lambda net, y: y + net.first(y), "signals are added \\(add\\) in the forward of '0' \\(Net\\)"),
     "in place": (lambda net, y: net.first(y).add_(y), "signals are added \\(add\\)"),
     "difference": (lambda net, y: y - net.first(y), "signals are added \\(sub\\)"),
@@ -104,6 +134,35 @@ FOUND = {
     "sigmoid": (lambda net, y: torch.sigmoid(y), "functions \\(sigmoid\\) are applied"),
     "gelu": (lambda net, y: F.gelu(y), "functions \\(gelu\\) are applied"),
     "square": (lambda net, y: y**2, "functions \\(pow\\) are applied"),
+    "sum by index": (
+        lambda net, y: torch.zeros(len(y), 6).index_add(1, torch.tensor([0, 0, 1, 2, 3, 4]), y),
+        "signals are added \\(index_add\\)",
+    ),
+    "sum by places": (
+        lambda net, y: torch.zeros(len(y), 6).scatter_add(1, torch.zeros(len(y), 6, dtype=torch.long), y),
+        "signals are added \\(scatter_add\\)",
+    ),
+    "sum by accumulation": (
+        lambda net, y: (
+            torch.zeros(6, len(y)).index_put((torch.tensor([0, 0, 1, 2, 3, 4]),), y.T, accumulate=True).transpose(0, 1)
+        ),
+        "signals are added \\(index_put\\)",
+    ),
+    "overlapping fold": (
+        lambda net, y: F.fold(y.view(-1, 2, 3), (1, 4), (1, 2)).repeat(1, 1, 1, 2).flatten(1)[:, :6],
+        "signals are added \\(fold\\)",
+    ),
+    "scale by numpy": (lambda net, y: y * np.float32(2.5), "scaled by constants \\(mul\\)"),
+    "interpolation": (lambda net, y: torch.lerp(y, torch.zeros(6), 0.5), "scaled by constants \\(lerp\\)"),
+    "scaled term": (lambda net, y: torch.add(torch.zeros(6), y, alpha=3), "scaled by constants \\(add\\)"),
+    "radians": (lambda net, y: torch.deg2rad(y), "scaled by constants \\(deg2rad\\)"),
+    "smooth upsampling": (
+        lambda net, y: F.interpolate(y[:, None], 12, None, "linear")[:, 0, ::2],
+        "means are taken \\(interpolate\\)",
+    ),
+    "dropout that stays": (lambda net, y: F.dropout(y, 0.5), "random numbers are drawn \\(dropout\\)"),
+    "dropout module that stays": (lambda net, y: Stays(0.5)(y), "random numbers are drawn \\(dropout\\)"),
+    "noise": (lambda net, y: y + torch.randn(6), "random numbers are drawn \\(randn\\)"),
     "own gradient": (lambda net, y: Twisted.apply(y), "functions \\(Twisted\\) are applied"),
     "attention": (
         lambda net, y: F.scaled_dot_product_attention(y[None], y[None], y[None])[0],
@@ -118,6 +177,9 @@ FINE = {
     "mask": lambda net, y: y * (torch.arange(6) < 4),
     "one": lambda net, y: y * 1.0 / 1,
     "dropout": lambda net, y: F.dropout(y, 0.5, net.training),
+    "no dropout": lambda net, y: F.dropout(y, 0.0),
+    "fold": lambda net, y: F.fold(y.view(-1, 2, 3), (1, 6), (1, 2), stride=(1, 2)).flatten(1),
+    "bias by index": lambda net, y: y.index_add(1, torch.tensor([0, 0]), torch.ones(len(y), 2)),
     "relu": lambda net, y: F.relu(y),
     "where": lambda net, y: torch.where(y > 1, y, y.detach()),
     "maximum": lambda net, y: F.max_pool1d(y[:, None], 3, 1, 1)[:, 0],
@@ -314,6 +376,42 @@ def test_relevance_that_a_function_switches_off_is_said():
     assert "switches off in the forward of '0' (Off), and is lost" in message
     plain = nn.Sequential(nn.Sequential(model[0].layer, nn.ReLU()), model[1])
     assert said(lambda: neon.explain(plain, x, composite=EpsilonPlus())) == []
+
+
+def _set(u):
+    u = u.clone()
+    u[u < 0] = 0
+    return u
+
+
+SWITCHES = {
+    "where": lambda u: torch.where(u > 0, u, torch.zeros_like(u)),
+    "mask": lambda u: u * (u > 0),
+    "masked_fill": lambda u: u.masked_fill(u < 0, 0),
+    "masked_fill_": lambda u: u.clone().masked_fill_(u < 0, 0),
+    "maximum": lambda u: torch.maximum(torch.zeros(()), u),
+    "max": lambda u: torch.max(u, torch.zeros_like(u)),
+    "fmax": lambda u: torch.fmax(u, torch.zeros_like(u)),
+    "setitem": _set,
+    "clamp": lambda u: u.clamp(min=torch.zeros(())),
+    "relu_": lambda u: F.relu(u.clone(), inplace=True),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", SWITCHES)
+def test_relu_is_recognised_however_it_is_written(name, way):
+    class Off(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return SWITCHES[name](self.layer(x))
+
+    x = torch.randn(20, 6)
+    (message,) = said(lambda: WAYS[way](with_head(Off(), x), x, EpsilonPlus()))
+    assert "switches off in the forward of '0' (Off), and is lost" in message
 
 
 CLEAN = {
@@ -575,6 +673,61 @@ def test_activations_are_left_alone_where_relu_has_another_rule():
         assert not model[0][1]._forward_hooks
 
 
+class Drawing(nn.Module):
+    def forward(self, x):
+        return x.relu() * torch.rand(1)
+
+
+class Counting(nn.Module):
+    """Another function in each call."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x.relu() * self.calls
+
+
+@pytest.mark.parametrize("module", [Drawing(), Stays(), Counting(), Bent()])
+def test_probes_draw_no_random_numbers(module, monkeypatch):
+    """Other threads may be drawing from the same generator."""
+    monkeypatch.setattr(torch, "set_rng_state", lambda state: pytest.fail("the generator is rewound"))
+    state = torch.get_rng_state()
+    assert is_elementwise(module) == isinstance(module, Bent)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Again(nn.Module):
+    """Calls itself, with the head inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.relu, self.head = nn.Linear(6, 6), nn.ReLU(), None
+
+    def forward(self, x, times=3):
+        x = self.relu(self.layer(x))
+        return self(x, times - 1) if times > 1 else self.head(x)
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_models_may_call_themselves(way):
+    x, again = torch.rand(9, 6), Again()
+    plain = nn.Sequential(*[copy.deepcopy(part) for _ in range(3) for part in (again.layer, again.relu)])
+    plain = with_head(plain, x)
+    again.head = plain[1]
+    assert torch.equal(EVERY_WAY[way](again, x, EpsilonPlus()), EVERY_WAY[way](plain, x, EpsilonPlus()))
+
+
+def test_a_pass_that_failed_is_over():
+    x = torch.rand(9, 6)
+    model = with_head(nn.Sequential(nn.Linear(6, 6), nn.ReLU()), x)
+    expected = _gradient(model, x, EpsilonPlus())
+    with Gradient(model, Neon(EpsilonPlus())) as attributor:
+        with pytest.raises(RuntimeError):
+            model(torch.rand(9, 5))
+        assert torch.equal(attributor(x, lambda evidence: evidence.clamp(min=0))[1], expected)
+
+
 # what a copy makes right
 
 
@@ -631,6 +784,40 @@ def test_compiled_modules_are_explained_uncompiled(what, way):
     compiled(x)
     assert torch.equal(WAYS[way](compiled, x, EpsilonPlus()), expected)
     assert torch.allclose(compiled(x), model(x))
+
+
+WRAPPED = {
+    "compiled": ("0._orig_mod.0", lambda trunk, head: nn.Sequential(torch.compile(trunk, backend="eager"), head)),
+    "layer": ("0.0._orig_mod", lambda trunk, head: nn.Sequential(_first_compiled(trunk), head)),
+    "parallel": ("0.module.0", lambda trunk, head: nn.Sequential(nn.DataParallel(trunk), head)),
+    "whole": ("_orig_mod.0.0", lambda trunk, head: torch.compile(nn.Sequential(trunk, head), backend="eager")),
+    "whole parallel": ("module.0.0", lambda trunk, head: nn.DataParallel(nn.Sequential(trunk, head))),
+}
+
+
+def _first_compiled(trunk):
+    return nn.Sequential(torch.compile(trunk[0], backend="eager"), *trunk[1:])
+
+
+def _first(name, wide):
+    special = NameMapComposite([([name], Gamma(0.7))])
+    return MixedComposite([special, EpsilonPlus()]) if wide else NameMapComposite([([name], Gamma(0.7))])
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("what", WRAPPED)
+def test_rules_by_name_are_found_in_compiled_and_distributed_models(what, way, wide):
+    torch._dynamo.reset()
+    x = torch.rand(5, 6)
+    model = with_head(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU()), x)
+    name, wrap = WRAPPED[what]
+    expected = WAYS[way](model, x, _first("0.0", wide))
+    if wide:
+        assert not torch.allclose(expected, WAYS[way](model, x, EpsilonPlus()))
+    wrapped = wrap(*model)
+    for known_as in (name, "0.0"):
+        assert torch.equal(WAYS[way](wrapped, x, _first(known_as, wide)), expected)
 
 
 def test_compiled_heads_are_heads():

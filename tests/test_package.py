@@ -34,6 +34,7 @@ LAYERS = [
         "layer",
         "layout",
         "mixture",
+        "naming",
         "network",
         "registration",
         "sources",

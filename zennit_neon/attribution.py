@@ -12,7 +12,7 @@ from zennit.attribution import Attributor
 from zennit.core import Composite
 
 from .composites import Neon
-from .guard import say, unwrapped
+from .guard import say
 from .labels import place_of
 from .session import Session, has_neon, only_head, session, total
 from .shared import UnknownRuleError, sharing
@@ -69,6 +69,10 @@ class Clusters(tuple[Tensor, Tensor]):
         pair = super().__new__(cls, (evidence, relevance))
         pair.arrived = arrived
         return pair
+
+    def __getnewargs__(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a copy, or a pickle, is made from."""
+        return self[0], self[1], self.arrived
 
 
 class ClusterGradient(Attributor):
@@ -137,7 +141,7 @@ class ClusterGradient(Attributor):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         composite = composite if has_neon(composite) else Neon(composite)
         attr_output = positive_evidence() if attr_output is None else attr_output
-        super().__init__(unwrapped(model), composite, attr_output)
+        super().__init__(model, composite, attr_output)
         self.clusters = None if clusters is None else _listed(clusters)
         self.batch_size, self.progress = batch_size, progress
         self._warned, self._active = False, True

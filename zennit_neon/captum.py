@@ -63,7 +63,7 @@ class NEON(attr.Attribution):
     """
 
     def __init__(self, model: Any, composite: Composite | None = None, beta: float | None = None):
-        model = unwrapped(model)
+        self._given, model = model, unwrapped(model)
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         if composite is not None and not modules:
             raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
@@ -192,7 +192,7 @@ class NEON(attr.Attribution):
         composite = Neon() if self._composite is None else self._composite
         beta = composite.beta if self.beta is None else self.beta
         beta = 1.0 if beta is None and not len(parts[0]) else beta  # nothing to estimate it from, or to use it for
-        with session(self.model, composite.replaced(beta, self._competitor)) as running:
+        with session(self._given, composite.replaced(beta, self._competitor)) as running:
             leaves = tuple(self._cast(part).clone().requires_grad_() for part in parts)
             further = tuple(x.clone() if isinstance(x, Tensor) and x.is_inference() else x for x in further)
             with contextlib.nullcontext(leaves) if tap is None else tap(running) as sources:

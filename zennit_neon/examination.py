@@ -14,7 +14,7 @@ from zennit.core import BasicHook, Composite
 
 from .guard import hooks_of, say
 from .heads import Head
-from .operations import gated, kind_of, plain_name, signals_in
+from .operations import ROUTES, before_of, draws, gated, kind_of, node_name, plain_name, signals_in
 from .types import NeonLayer
 
 __all__ = ["Examination", "refuse"]
@@ -33,6 +33,9 @@ NORMS = tuple(
 )
 #: Rules that are gradients with a twist, and not meant to conserve anything.
 GRADIENTS = (zennit_rules.ReLUDeconvNet, zennit_rules.ReLUGuidedBackprop, zennit_rules.ReLUBetaSmooth)
+
+#: Nodes of autograd that only move signals.
+HARMLESS = ROUTES | {"accumulate_grad", "copy_slices", "as_strided", "to_copy", "unsafe_view", "reshape_alias"}
 
 #: Relevance that a gate may lose, as a share of what arrives there, before it is said.
 LOST = 1e-3
@@ -55,6 +58,8 @@ SENTENCES = {
     "values, queries and keys alike",
     "norm": "signals are normalised{what} in the forward of {where}: in the gradient of a norm relevance does not keep "
     "its sum",
+    "draw": "random numbers are drawn{what} in the forward of {where}, in evaluation mode as well: no two passes, and "
+    "no two explanations, are the same",
     "function": "functions{what} are applied in the forward of {where}: relevance passes them as the plain gradient; "
     "use modules that the composite has a rule for",
 }
@@ -135,26 +140,35 @@ class Examination:
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not self._closed:
             signals = signals_in(args, kwargs)
-            self._recognise(signals)
+            self.recognise(signals)
             self._closed += module in self.covered or self._without_rule(module, bool(signals))
         else:
             self._closed += 1
         self._stack.append(module)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._closed:
+            self.recognise([part for part in _tensors(output) if part.requires_grad])
         self._stack.pop()
         if self._closed == 1:
             self._known.update(part.grad_fn for part in _tensors(output))
         self._closed -= self._closed > 0
 
-    def _recognise(self, signals: list[Tensor]) -> None:
-        """Take note of signals that functions with a gradient of their own (``torch.autograd.Function``) put out."""
-        for part in signals:
-            made_by: Any = getattr(type(part.grad_fn), "_forward_cls", None)
-            of_torch = getattr(made_by, "__module__", "torch.").startswith("torch.")
-            if not of_torch and part.grad_fn not in self._known:
-                self._known.add(part.grad_fn)
-                self._note("function", self._stack[-1] if self._stack else self.model, str(made_by.__name__))
+    def recognise(self, signals: list[Tensor]) -> None:
+        """Take note of what made signals unheard: functions with a gradient of their own, scripts, ``torch.vmap``."""
+        waiting: list[Any] = [part.grad_fn for part in signals if part.grad_fn is not None]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in self._known:
+                continue
+            self._known.add(node)
+            made_by: Any = getattr(type(node), "_forward_cls", None)
+            name = node_name(node) if made_by is None else made_by.__name__
+            home = "torch." if made_by is None else made_by.__module__ + "."
+            own = not home.startswith(("torch.", "zennit.", "zennit_neon.")) or home.startswith("torch._functorch.")
+            if own or (made_by is None and name not in HARMLESS):
+                self._note("function", self._stack[-1] if self._stack else self.model, name)
+            waiting += [before for before, _ in node.next_functions]
 
     def _without_rule(self, module: nn.Module, takes_signal: bool) -> bool:
         """Take note of a layer that has no rule; whether that says all about it."""
@@ -168,17 +182,22 @@ class Examination:
     def _note(self, kind: str, module: nn.Module, function: str) -> None:
         self.found.setdefault(kind, {}).setdefault(module, set()).add(function)
 
-    def heard(self, func: Any, args: Any, kwargs: Any, signals: list[Tensor], out: Any) -> None:
+    def heard(self, func: Any, args: Any, kwargs: Any, signals: list[Tensor], before: Tensor, out: Any) -> None:
         """A function that ran outside of modules with rules."""
-        if not any(part.requires_grad for part in _tensors(out)):
+        made = args[0] if out is None and args else out  # as __setitem__ does
+        if not any(part.requires_grad for part in _tensors(made)):
             return
-        self._recognise(signals)
+        self._known.update(part.grad_fn for part in _tensors(made))
         kind = kind_of(func, args, kwargs, signals, out)
         module = self._stack[-1] if self._stack else self.model
         if kind == "gate":
-            self._watch(module, gated(signals[0], out), out)
+            self._watch(module, gated(before, made), made)
         elif kind is not None:
             self._note(kind, module, plain_name(func))
+
+    def drawn(self, func: Any) -> None:
+        """A function that draws random numbers."""
+        self._note("draw", self._stack[-1] if self._stack else self.model, plain_name(func))
 
     def _watch(self, module: nn.Module, off: Tensor | None, out: Tensor) -> None:
         """Measure how much relevance lands on what a function like ReLU has switched off, once."""
@@ -246,12 +265,15 @@ class _Listener(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The function, and a note of it."""
         kwargs = kwargs or {}
-        if self.examination._closed:
+        if draws(func, args, kwargs):
+            self.examination.drawn(func)
+        signals = [] if self.examination._closed else signals_in(args, kwargs)
+        if not signals:
             return func(*args, **kwargs)
-        signals = signals_in(args, kwargs)
+        self.examination.recognise(signals)
+        before = before_of(func, args, kwargs, signals)
         out = func(*args, **kwargs)
-        if signals:
-            self.examination.heard(func, args, kwargs, signals, out)
+        self.examination.heard(func, args, kwargs, signals, before, out)
         return out
 
 

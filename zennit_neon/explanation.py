@@ -126,7 +126,7 @@ def explain(
     >>> e.evidence
     array([2., 4.])
     """
-    model = unwrapped(model)
+    given, model = model, unwrapped(model)
     if composite is not None and not isinstance(model, nn.Module):
         raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
     has_head = isinstance(model, nn.Module) and any(isinstance(part, Head) for part in model.modules())
@@ -134,7 +134,7 @@ def explain(
     route: Closed
     noise = None
     if is_trunk:
-        route = trunk = Trunk(model, composite, Table(X), batch_size, progress)
+        route = trunk = Trunk(given, composite, Table(X), batch_size, progress)
         if competitor is None and trunk.competitor is not None:  # rules know clusters by their positions
             competitor = labels_of(route.head)[place_of(trunk.competitor, None, route.head.n_clusters, "competitor")]
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["gated", "kind_of", "signals_in"]
+__all__ = ["before_of", "draws", "gated", "kind_of", "node_name", "plain_name", "signals_in"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -35,7 +37,7 @@ ROUTES = _names(
     adaptive_max_pool3d_with_indices _adaptive_max_pool1d _adaptive_max_pool2d _adaptive_max_pool3d
     fractional_max_pool2d fractional_max_pool3d max_unpool1d max_unpool2d max_unpool3d iter len view_as_real
     view_as_complex real upsample_nearest nan_to_num pin_memory share_memory as_tensor asarray zero fill copy
-    set deg2rad empty_like zeros_like ones_like rand_like randn_like embedding one_hot resolve_conj resolve_neg
+    set empty_like zeros_like ones_like rand_like randn_like embedding one_hot resolve_conj resolve_neg
     data
     """
 )
@@ -52,6 +54,8 @@ MEANS = _names(
     """
 )
 SCALINGS = frozenset(["mul", "multiply", "div", "divide", "truediv", "true_divide", "neg", "negative"])
+#: Always by a factor.
+FACTORS = frozenset(["neg", "negative", "deg2rad", "rad2deg"])
 LAYERS = _names(
     """
     linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution
@@ -68,6 +72,28 @@ NORMS = _names(
 )
 #: Element-wise functions that only let through or switch off: as good as ``Pass``, but for what they switch off.
 GATES = frozenset(["relu", "relu6", "clamp", "clamp_min", "clamp_max", "clip", "hardtanh", "threshold"])
+#: Routes that switch signals off where they put a constant in their place: like ``GATES``.
+CHOICES = frozenset(["where", "maximum", "minimum", "max", "min", "fmax", "fmin"])
+#: The same, where the signal is what is written to, and not what is written.
+WRITES = _names(
+    """
+    masked_fill index_fill fill zero setitem index_put index_copy scatter masked_scatter slice_scatter
+    select_scatter diagonal_scatter nan_to_num copy
+    """
+)
+#: Drawn at random, always or if told that it is training.
+DRAWS = _names(
+    """
+    rand rand_like randn randn_like randint randint_like randperm bernoulli multinomial normal poisson uniform
+    exponential geometric log_normal cauchy random gumbel_softmax binomial fractional_max_pool2d
+    fractional_max_pool3d
+    """
+)
+DROPOUTS = _names(
+    """
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout native_dropout rrelu
+    """
+)
 #: Several signals are multiplied or divided by these.
 PRODUCTS = SCALINGS | LAYERS | frozenset(["pow", "float_power", "floor_divide", "cdist", "cross", "cosine_similarity"])
 
@@ -93,21 +119,61 @@ def kind_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], signals: l
     """
     name = plain_name(func)
     several = len(signals) > 1
-    if name in ROUTES or (name in ("interpolate", "upsample") and kwargs.get("mode", "nearest").startswith("nearest")):
+    if name in ("interpolate", "upsample") and _given(args, kwargs, 3, "mode", "nearest").startswith("nearest"):
         return None
+    if name in ROUTES:
+        return _route(func, name, args, kwargs, signals)
     if name in ATTENTION:
         return "attention"
     if several and name in PRODUCTS:
         return "product"
     if name in SUMS:
-        return "sum" if several or name in ("addcmul", "addcdiv") else _sign(func, name, args)
+        return "sum" if several or name in ("addcmul", "addcdiv") else _alone(func, name, args, kwargs)
     if name in TOTALS | MEANS:  # of one value each, they are none
         alone = isinstance(out, Tensor) and out.numel() == signals[0].numel() and not name.startswith("cum")
         alone = alone and ("pool" not in name or torch.equal(out, signals[0]))
         return None if alone else "sum" if name in TOTALS else "mean"
+    if name in FACTORS:
+        return "scale"
     if name in SCALINGS:
         return _scale(func, name, args, kwargs)
     return next((kind for kind, names in _KINDS.items() if name in names), "function")
+
+
+def _route(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], signals: list[Tensor]) -> str | None:
+    """What is wrong with a function that moves values: some add up in one place, or others take their places."""
+    if name == "index_put" and _given(args, kwargs, 3, "accumulate", False):
+        return "sum"
+    if kwargs.get("reduce") is not None:
+        return "function"
+    if name in ("fold", "col2im"):
+        with torch.no_grad():
+            counts = func(torch.ones_like(signals[0]), *args[1:], **kwargs) if args else None
+        return None if counts is not None and bool((counts <= 1).all()) else "sum"
+    written = name in WRITES and bool(args) and args[0] is signals[0]
+    return "gate" if len(signals) == 1 and (name in CHOICES or written) else None
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any) -> Any:
+    """An argument, by its place or its name."""
+    value = kwargs.get(name, args[place] if len(args) > place else default)
+    return default if value is None else value
+
+
+def draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function draws random numbers."""
+    name = plain_name(func)
+    if name not in DROPOUTS:
+        return name in DRAWS and getattr(func, "__name__", name) != "__getitem__"
+    if name == "rrelu":
+        return bool(_given(args, kwargs, 3, "training", False))
+    return bool(_given(args, kwargs, 2, "training", True)) and _given(args, kwargs, 1, "p", 0.5) != 0
+
+
+def node_name(node: Any) -> str:
+    """Name of the function that a node of autograd belongs to, as far as it can be told."""
+    name = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
 
 _KINDS = {"layer": LAYERS, "norm": NORMS, "gate": GATES}
@@ -126,32 +192,43 @@ def plain_name(func: Any) -> str:
     return {"floordiv": "floor_divide", "__get__": "__get__"}.get(name, name)
 
 
-def _sign(func: Any, name: str, args: tuple[Any, ...]) -> str | None:
+def _alone(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """Whether a constant is added (as a bias: relevance stays with the signal), or something taken from a constant."""
-    if name == "rsub":
+    first = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
+    if name in ("index_add", "scatter_add"):
+        return None if first else "sum"
+    if name in ("rsub", "lerp"):
         return "scale"
-    second = args[1] if len(args) > 1 else None
+    if not first and kwargs.get("alpha", 1) != 1:
+        return "scale"
+    second = args[1] if len(args) > 1 else kwargs.get("other")
     taken = name in ("sub", "subtract") and isinstance(second, Tensor) and second.requires_grad
     return "scale" if taken else None
 
 
 def _scale(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """A signal times or over a constant; nothing where that is 1, or a mask of 0 and 1."""
-    if name in ("neg", "negative"):
-        return "scale"
     others = [value for value in (*args, *kwargs.values()) if not (isinstance(value, Tensor) and value.requires_grad)]
     reverse = getattr(func, "__name__", "") in ("__rtruediv__", "__rdiv__")
     below = bool(args) and not (isinstance(args[0], Tensor) and args[0].requires_grad)
     over = name not in ("mul", "multiply") and (reverse or below)
     if over:
         return "function"
-    return None if all(_is_one(value) for value in others) else "scale"
+    if all(_is_one(value) for value in others):
+        return None
+    return "gate" if name in ("mul", "multiply") and all(map(_is_mask, others)) else "scale"
 
 
 def _is_one(value: Any) -> bool:
     if isinstance(value, Tensor):
+        return bool((value == 1).all())
+    return value is None or isinstance(value, str) or bool(np.all(np.equal(value, 1)))
+
+
+def _is_mask(value: Any) -> bool:
+    if isinstance(value, (Tensor, np.ndarray)):
         return bool(((value == 1) | (value == 0)).all())
-    return not isinstance(value, (int, float)) or value == 1
+    return not isinstance(value, numbers.Number) or value == 0 or value == 1
 
 
 def signals_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -164,9 +241,23 @@ def signals_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     return found
 
 
+def before_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], signals: list[Tensor]) -> Tensor:
+    """The values of the first signal before a function is applied, which may write over them."""
+    name = str(getattr(func, "__name__", ""))
+    written = name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace")
+    written = written or (name.startswith("__i") and plain_name(func) in SCALINGS)
+    written = written or (plain_name(func) in GATES and any(value is True for value in args))
+    return signals[0].detach().clone() if written else signals[0].detach()
+
+
 def gated(before: Tensor, out: Any) -> Tensor | None:
     """Where a function like ReLU has switched its input off; None where that is nowhere, or cannot be told."""
-    if not isinstance(out, Tensor) or out.shape != before.shape:
+    if not isinstance(out, Tensor):
         return None
-    off = out.detach() == 0 if out is before or out.data_ptr() == before.data_ptr() else out.detach() != before.detach()
+    try:
+        off = out.detach() != before
+    except RuntimeError:  # their shapes do not go together
+        return None
+    if off.shape != out.shape:
+        return None
     return off if bool(torch.any(off)) else None

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections import Counter
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from zennit.core import Composite, Hook
 from zennit.rules import Pass
 
 from .guard import HOOKS, hooks_of
+from .operations import draws
 
 __all__ = ["complete", "is_elementwise", "refuse_others"]
 
@@ -81,21 +85,30 @@ def is_elementwise(module: nn.Module) -> bool:
 
     A copy of the layer is tried on a few inputs, (N, C), (N, C, T), (N, C, H, W) and with the features last, where C
     are the sizes of its parameters. What fails is not known, so the answer is no; so it is where all inputs are handed
-    on as they are, which needs no rule.
+    on as they are, which needs no rule. Nothing is drawn from the generators of torch.
     """
-    state = random_state = torch.get_rng_state()
     try:
-        with torch.no_grad(), torch.inference_mode(False):
+        with torch.no_grad(), torch.inference_mode(False), _NoDraws():
             part = _bare(module)
             found = [_spreads(part, x) for x in _probes(part)]
-            random_state = torch.get_rng_state()
     except Exception:
         return False
-    finally:
-        if not torch.equal(state, random_state):
-            torch.set_rng_state(state)
     known = [spreads for spreads in found if spreads is not None]
     return bool(known) and not any(known)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Stops at what draws from the generator of torch, which other threads may be drawing from."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function, or an error that no probe hides."""
+        if draws(func, args, kwargs or {}) and (kwargs or {}).get("generator") is None:
+            raise _DrawnError
+        return func(*args, **(kwargs or {}))
+
+
+class _DrawnError(Exception):
+    """A layer draws random numbers."""
 
 
 def _bare(module: nn.Module) -> nn.Module:
@@ -126,27 +139,42 @@ def _spreads(module: nn.Module, x: Tensor) -> bool | None:
     changed = (torch.arange(x.numel(), device=x.device) * 7 % 3 == 0).view(x.shape)
     other = torch.where(changed, 10 * x.flip(0) + 0.5, x)
     try:
-        before, after = module(x.clone()), module(other.clone())
+        before, again, after = module(x.clone()), module(x.clone()), module(other.clone())
+    except _DrawnError:
+        raise
     except Exception:
         return None
     if not isinstance(before, Tensor) or before.shape != x.shape or before.dtype != x.dtype:
         return None
     if torch.equal(before, x):
         return None
+    if not bool(((before == again) | (before.isnan() & again.isnan())).all()):
+        return True  # it draws, or counts
     differs = (before != after) & ~(before.isnan() & after.isnan())
     return bool((differs & ~changed).any()) if bool(differs.any()) else None
 
 
 class _Calls:
-    """How often each rule was used in the pass of the whole model that runs."""
+    """How often each rule was used in the pass of the whole model that runs, which may call itself."""
 
     def __init__(self) -> None:
         self.turns: list[_Turns] = []
+        self._depth: Counter[int] = Counter()
 
-    def begin(self, module: nn.Module, inputs: Any) -> None:
-        """A new pass."""
-        for turns in self.turns:
-            turns.begin()
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        """The model is called: a new pass, unless it has called itself."""
+        thread = threading.get_ident()
+        if not self._depth[thread]:
+            for turns in self.turns:
+                turns.begin()
+        self._depth[thread] += 1
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """A call has ended, also by an error."""
+        thread = threading.get_ident()
+        self._depth[thread] -= 1
+        if self._depth[thread] <= 0:
+            del self._depth[thread]
 
 
 class _Turns:
@@ -182,7 +210,8 @@ def _each_call_its_own(composite: Composite, model: nn.Module) -> None:
                 calls.turns.append(turns := _Turns(hook))
                 _interpose(module, hook, turns)
     if calls.turns:
-        composite.handles.append(model.register_forward_pre_hook(calls.begin, prepend=True))
+        composite.handles.append(model.register_forward_pre_hook(calls.enter, prepend=True))
+        composite.handles.append(model.register_forward_hook(calls.leave, always_call=True))
 
 
 def _interpose(module: nn.Module, hook: Hook, turns: _Turns) -> None:

@@ -16,6 +16,7 @@ from .composites import Neon
 from .examination import Examination, refuse
 from .guard import exact, say, unwrapped
 from .heads import Head
+from .naming import Renamed, names_within
 from .registration import complete
 from .twin import Twin, twinned
 
@@ -95,12 +96,13 @@ def session(model: nn.Module, composite: Composite, active: bool = True) -> Iter
     ValueError
         If parts of the model are scripted, another composite is attached to it, or this one has no rules for it.
     """
-    model = unwrapped(model)
+    given, model = model, unwrapped(model)
     refuse(model)
     own = _fresh(composite)
     with exact(), torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
         known = set(map(id, composite.hook_refs))
         twin = stack.enter_context(twinned(model, lambda hook: id(hook) in known, _same_rules(composite)))
+        own = _with_names(own, given, twin)
         stack.enter_context(own.context(twin.model))
         if not isinstance(own, Neon):
             complete(own, twin.model, lambda name: own.module_map({}, name, nn.ReLU()))
@@ -142,6 +144,21 @@ def _fresh(composite: Composite) -> Composite:
     made = copy.copy(composite)
     made.handles, made.hook_refs = RemovableHandleList(), type(composite.hook_refs)()
     return made
+
+
+def _with_names(own: Composite, given: nn.Module, twin: Twin) -> Composite:
+    """A composite that knows modules of the twin by their names in the user's model as well."""
+    names = names_within(given, twin.model, twin.of)
+    if not names:
+        return own
+    inner = own.trunk_composite if isinstance(own, Neon) else own
+    if inner is not None:
+        made = copy.copy(inner)
+        made.module_map = Renamed(inner.module_map, twin.model, names)
+        if not isinstance(own, Neon):
+            return made
+        own.trunk_composite = made
+    return own
 
 
 def _same_rules(composite: Composite) -> Callable[[nn.Module, Twin], bool]:

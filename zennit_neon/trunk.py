@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from .composites import Neon
-from .guard import unwrapped
 from .heads import Head
 from .routes import Closed, Question
 from .session import Session, plain_session, session, total
@@ -39,7 +38,6 @@ class Trunk(Closed):
         batch_size: int | None = None,
         progress: bool = False,
     ):
-        model = unwrapped(model)
         heads = [module for module in model.modules() if isinstance(module, Head)]
         if len(heads) != 1:
             raise ValueError(
