@@ -728,6 +728,61 @@ def test_a_pass_that_failed_is_over():
         assert torch.equal(attributor(x, lambda evidence: evidence.clamp(min=0))[1], expected)
 
 
+# canonizers
+
+
+class Late(nn.Module):
+    """A batch norm that stands behind the linear layer, but does not follow it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.relu = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU()
+        nn.init.uniform_(self.norm.running_mean, 0.5, 1.5)
+        nn.init.uniform_(self.norm.running_var, 0.5, 1.5)
+
+    def forward(self, x):
+        return self.norm(self.relu(self.layer(x)))
+
+
+class Narrow(Late):
+    """The same with other sizes, with which a merged model fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Linear(6, 3), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.last(self.norm(torch.cat([self.relu(self.layer(x))] * 2, 1)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("make", "sentence"), [(Late, " change what the model computes"), (Narrow, " make the model fail \\(RuntimeError")]
+)
+def test_canonizers_that_change_the_model_are_refused(make, sentence, way):
+    x = torch.rand(9, 6)
+    model = with_head(make().eval(), x)
+    before = {name: value.clone() for name, value in model[0].state_dict().items()}
+    with pytest.raises(ValueError, match=rf"canonizers of the composite \(SequentialMergeBatchNorm\).*{sentence}"):
+        WAYS[way](model, x, EpsilonPlus(canonizers=[SequentialMergeBatchNorm()]))
+    assert all(torch.equal(model[0].state_dict()[name], value) for name, value in before.items())
+    WAYS[way](model, x, EpsilonPlus())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_canonizers_leave_the_buffers_of_the_model_alone(way):
+    """Another thread may be using them."""
+    x, seen = torch.rand(9, 6), []
+    trunk = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU())
+    nn.init.constant_(trunk[1].running_mean, 0.5)
+    model = with_head(trunk, x).eval()
+    buffer = trunk[1].running_mean
+    trunk[2].register_forward_hook(lambda *arguments: seen.append(buffer.clone()))
+    assert said(lambda: WAYS[way](model, x, EpsilonPlus(canonizers=[SequentialMergeBatchNorm()]))) == []
+    assert seen
+    assert all(bool((value == 0.5).all()) for value in seen)
+
+
 # what a copy makes right
 
 

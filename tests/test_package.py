@@ -41,7 +41,7 @@ LAYERS = [
         "tabular",
         "twin",
     ],
-    ["fitting", "preimages", "spaces", "steps", "support", "tables", "tree"],
+    ["canonized", "fitting", "preimages", "spaces", "steps", "support", "tables", "tree"],
     ["encoding", "heads", "selection", "types"],
     ["agreement", "examination", "hierarchy", "kernel", "rules", "softmax", "targets", "terms"],
     ["adapters", "pruning", "shared", "surrogate"],

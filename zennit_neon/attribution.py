@@ -13,6 +13,7 @@ from zennit.core import Composite
 
 from .composites import Neon
 from .guard import say
+from .heads import Head
 from .labels import place_of
 from .session import Session, has_neon, only_head, session, total
 from .shared import UnknownRuleError, sharing
@@ -202,6 +203,7 @@ class ClusterGradient(Attributor):
                     x = input[place].detach().to(dtype, copy=input.is_inference())
                     found.append(self._pass(running, x, columns, seed, relevance[place], bar))
             evidence, given = (torch.cat(parts) for parts in zip(*found, strict=True))
+            evidence = evidence if dtype == input.dtype else evidence.to(input.dtype)
             sums = _amount(relevance)
             running.conclude(total(sums * given.sign()), total(given.abs()))
         return Clusters(evidence, relevance, sums / torch.where(given == 0, torch.nan, given))
@@ -285,8 +287,8 @@ def _amount(seed: Tensor) -> Tensor:
 
 
 def _dtype_for(input: Tensor, model: nn.Module) -> torch.dtype:
-    """The precision in which the model takes an input: its own for half types, as autocast makes them."""
-    if input.dtype not in (torch.float16, torch.bfloat16):
+    """The precision in which the model takes an input: its own; heads alone take any but half types."""
+    if isinstance(model, Head) and input.dtype not in (torch.float16, torch.bfloat16):
         return input.dtype
     state = (*model.parameters(), *model.buffers())
     return next((part.dtype for part in state if part.dtype.is_floating_point), input.dtype)

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from zennit.composites import MixedComposite
 from zennit.core import Composite, Hook, RemovableHandleList
 
+from .canonized import Canonized
 from .composites import Neon
 from .examination import Examination, refuse
 from .guard import exact, say, unwrapped
 from .heads import Head
 from .naming import Renamed, names_within
 from .registration import complete
+from .terms import UnknownRuleError
 from .twin import Twin, twinned
 
 __all__ = ["Session", "has_neon", "only_head", "plain_session", "session", "total"]
@@ -37,9 +39,16 @@ class Session:
         Attached to it.
     """
 
-    def __init__(self, twin: Twin, composite: Composite | None = None, examination: Examination | None = None):
+    def __init__(
+        self,
+        twin: Twin,
+        composite: Composite | None = None,
+        examination: Examination | None = None,
+        given: nn.Module | None = None,
+    ):
         self.twin, self.model, self.composite = twin, twin.model, composite
         self.examination, self._waiting = examination, examination is not None
+        self._given = given
 
     @property
     def head(self) -> Head:
@@ -50,11 +59,39 @@ class Session:
         """Run the model; the first pass is listened to, and what was found is said before it returns."""
         if self.examination is None or not self._waiting:
             return self.model(*inputs, **keywords)
-        with self.examination.listening():
-            output = self.model(*inputs, **keywords)
+        output = self._first(self.examination, inputs, keywords)
         self._waiting = False
         self.examination.say_found()
         return output
+
+    def _first(self, examination: Examination, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """The first pass; canonizers with which it computes something else are refused."""
+        canonized = self._canonized()
+        entered: list[Tensor] = []
+        with contextlib.ExitStack() as stack:
+            if canonized is not None:
+                keep = self.model.get_submodule(canonized.head).register_forward_pre_hook
+                stack.enter_context(keep(lambda _, args: entered.append(args[0].detach())))
+            try:
+                with examination.listening():
+                    output = self.model(*inputs, **keywords)
+            except UnknownRuleError:
+                raise
+            except Exception:
+                if canonized is not None:
+                    canonized.check(inputs, keywords, None)
+                raise
+        if canonized is not None and entered:
+            canonized.check(inputs, keywords, entered[0])
+        return output
+
+    def _canonized(self) -> Canonized | None:
+        """What checks the canonizers, if any have found something to do."""
+        heads = [name for name, part in self.model.named_modules() if isinstance(part, Head)]
+        if self._given is None or self.composite is None or len(heads) != 1:
+            return None
+        found = Canonized(self._given, self.composite, heads[0])
+        return found if found.applied else None
 
     def conclude(self, arrived: float, evidence: float) -> None:
         """Say what was lost, where it was meant to be kept.
@@ -103,12 +140,16 @@ def session(model: nn.Module, composite: Composite, active: bool = True) -> Iter
         known = set(map(id, composite.hook_refs))
         twin = stack.enter_context(twinned(model, lambda hook: id(hook) in known, _same_rules(composite)))
         own = _with_names(own, given, twin)
-        stack.enter_context(own.context(twin.model))
+        try:
+            stack.enter_context(own.context(twin.model))
+        except Exception:
+            Canonized(model, own, "").check_applicable()
+            raise
         if not isinstance(own, Neon):
             complete(own, twin.model, lambda name: own.module_map({}, name, nn.ReLU()))
         if not active:
             stack.enter_context(own.inactive())
-        yield Session(twin, own, Examination(twin.model, own) if active else None)
+        yield Session(twin, own, Examination(twin.model, own) if active else None, model)
 
 
 @contextlib.contextmanager

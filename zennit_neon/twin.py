@@ -183,7 +183,7 @@ def _shared(value: Tensor) -> Tensor:
             return nn.Parameter(value.detach().clone() if value.is_inference() else value.detach(), requires_grad=False)
         if value.is_inference():
             return value.clone()
-        return value.detach() if value.requires_grad else value
+        return value.detach()  # another object: canonizers put other numbers into buffers
 
 
 def _check_functions(modules: list[nn.Module], owned: set[int]) -> None:
