@@ -353,6 +353,22 @@ def test_scripted_trunks_are_refused(make, way):
         WAYS[way](scripted, x, EpsilonPlus())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("way", WAYS)
+def test_scripted_modules_in_lists_are_refused(way):
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.parts = nn.Linear(6, 6), [torch.jit.script(nn.Linear(6, 6))]
+
+        def forward(self, x):
+            return self.parts[0](self.first(x))
+
+    x = torch.randn(5, 6)
+    with pytest.raises(ValueError, match=r"'in a list or dictionary' .* is scripted or traced"):
+        WAYS[way](with_head(Listed(), x), x, EpsilonPlus())
+
+
 def test_gradients_with_a_twist_are_what_was_asked_for():
     x = torch.randn(5, 6)
     model = with_head(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), Add()), x)
@@ -726,6 +742,73 @@ def test_a_pass_that_failed_is_over():
         with pytest.raises(RuntimeError):
             model(torch.rand(9, 5))
         assert torch.equal(attributor(x, lambda evidence: evidence.clamp(min=0))[1], expected)
+
+
+class Ranked(nn.Linear):
+    """A weight of low rank on top of its own."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight + torch.ones_like(self.weight), self.bias)
+
+
+class Residual(nn.Linear):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight / weight.std(), bias)
+
+
+class Swapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.weight = nn.Linear(6, 6), nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x):
+        return torch.func.functional_call(self.layer, {"weight": self.weight}, (x,))
+
+
+class Named(nn.Linear):
+    """A subclass that does what its parent does."""
+
+
+def _hooked(layer=None):
+    layer = nn.Linear(6, 6) if layer is None else layer
+    layer.register_forward_hook(lambda module, args, output: 2 * output)
+    return layer
+
+
+def _computed():
+    layer = nn.Linear(6, 6)
+    layer.raw = nn.Parameter(layer.weight.detach().clone())
+    del layer._parameters["weight"]
+    layer.register_forward_pre_hook(lambda module, args: setattr(module, "weight", 2 * module.raw))
+    layer.weight = 2 * layer.raw
+    return layer
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "make", [lambda: Ranked(6, 6), lambda: Residual(6, 6), Swapped, _hooked, _computed, lambda: Standardised(1, 6, 1)]
+)
+def test_linear_layers_that_are_not_what_their_weights_say_are_said(make, way):
+    layer = make()
+    x = torch.randn(9, 1, 3, 3) if isinstance(layer, nn.Conv2d) else torch.randn(9, 6)
+    model = with_head(nn.Sequential(layer, nn.Flatten(), nn.ReLU()), x)
+    with pytest.warns(UserWarning, match=r"'0\.0.*' .* puts out other values than its weight and bias give"):
+        WAYS[way](model, x, EpsilonPlus())
+
+
+def test_layers_that_are_as_linear_as_any_are_not_said():
+    layer, x, seen = Named(6, 6), torch.randn(9, 6), []
+    layer.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    convolution = nn.Conv2d(1, 6, 1, padding=1, padding_mode="reflect")
+    convolution.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    model = with_head(nn.Sequential(layer, nn.Unflatten(1, (1, 2, 3)), convolution, nn.Flatten(), nn.ReLU()), x)
+    assert said(lambda: NEON(model, EpsilonPlus()).attribute(x)) == []
+    assert seen
 
 
 # canonizers

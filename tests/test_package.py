@@ -30,6 +30,7 @@ LAYERS = [
     [
         "affine",
         "elbow",
+        "holding",
         "labels",
         "layer",
         "layout",
@@ -39,8 +40,8 @@ LAYERS = [
         "registration",
         "sources",
         "tabular",
-        "twin",
     ],
+    ["twin"],
     ["canonized", "fitting", "preimages", "spaces", "steps", "support", "tables", "tree"],
     ["encoding", "heads", "selection", "types"],
     ["agreement", "examination", "hierarchy", "kernel", "rules", "softmax", "targets", "terms"],

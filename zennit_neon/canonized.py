@@ -15,8 +15,8 @@ from .twin import twinned
 __all__ = ["Canonized"]
 
 _ADVICE = (
-    "they merge or replace layers that do not follow each other as they take for granted: give the composite canonizers "
-    "that are made for this model, or none"
+    "they merge or replace layers that do not follow each other as they take for granted: give the composite "
+    "canonizers that are made for this model, or none"
 )
 
 

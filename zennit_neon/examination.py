@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from zennit import rules as zennit_rules
-from zennit.core import BasicHook, Composite
+from zennit.core import BasicHook, Composite, Hook
 
 from .guard import hooks_of, say
 from .heads import Head
 from .operations import ROUTES, before_of, draws, gated, kind_of, node_name, plain_name, signals_in
+from .twin import reached
 from .types import NeonLayer
 
 __all__ = ["Examination", "refuse"]
@@ -31,6 +32,8 @@ NORMS = tuple(
     )
     if kind is not None
 )
+#: Layers whose rules work with their weights.
+LINEAR = (nn.Linear, nn.modules.conv._ConvNd)
 #: Rules that are gradients with a twist, and not meant to conserve anything.
 GRADIENTS = (zennit_rules.ReLUDeconvNet, zennit_rules.ReLUGuidedBackprop, zennit_rules.ReLUBetaSmooth)
 
@@ -60,6 +63,8 @@ SENTENCES = {
     "its sum",
     "draw": "random numbers are drawn{what} in the forward of {where}, in evaluation mode as well: no two passes, and "
     "no two explanations, are the same",
+    "weight": "{where} puts out other values than its weight and bias give: the rules change only these, so relevance is "
+    "not what they say; use a layer whose weight is its parameter",
     "function": "functions{what} are applied in the forward of {where}: relevance passes them as the plain gradient; "
     "use modules that the composite has a rule for",
 }
@@ -67,8 +72,10 @@ SENTENCES = {
 
 def refuse(model: nn.Module) -> None:
     """Refuse what no rule can be attached to."""
-    for name, module in model.named_modules():
+    names = {module: name for name, module in model.named_modules()}
+    for module in reached(model)[0]:
         if isinstance(module, torch.jit.ScriptModule):
+            name = names.get(module, "in a list or dictionary")
             raise ValueError(
                 f"{_named(name, module)} is scripted or traced, and no rule can be attached to it: explain the module "
                 "from which it was made"
@@ -100,6 +107,7 @@ class Examination:
         self.outside = [module for module in self.names if module not in inside]
         self.found: dict[str, dict[nn.Module, set[str]]] = {}
         self.lost: dict[nn.Module, list[float]] = {}
+        self._parameters: dict[nn.Module, dict[str, Any]] = {}
         self._stack: list[nn.Module] = []
         self._closed = 0
         self._known: set[Any] = set()
@@ -126,6 +134,8 @@ class Examination:
         """The first pass: takes note of what runs in no module with a rule."""
         self._stack, self._closed = [], 0
         handles = []
+        linear = {module for module in self.outside if _is_ruled_as_linear(module)}
+        self._parameters = {module: dict(module._parameters) for module in linear}
         for module in self.names:
             handles.append(module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True))
             handles.append(module.register_forward_hook(self._leave))
@@ -147,6 +157,8 @@ class Examination:
         self._stack.append(module)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if module in self._parameters and not _is_linear(module, self._parameters[module], args, output):
+            self._note("weight", module, "")
         if not self._closed:
             self.recognise([part for part in _tensors(output) if part.requires_grad])
         self._stack.pop()
@@ -279,6 +291,34 @@ class _Listener(TorchFunctionMode):
 
 def _tensors(out: Any) -> list[Tensor]:
     return [part for part in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(part, Tensor)]
+
+
+def _is_ruled_as_linear(module: nn.Module) -> bool:
+    """Whether a layer has a rule that works with its weight and bias."""
+    rules = [hook for hook in hooks_of(module) if isinstance(hook, BasicHook)]
+    return isinstance(module, LINEAR) and any(not isinstance(hook, zennit_rules.Norm) for hook in rules)
+
+
+@torch.no_grad()
+def _is_linear(module: Any, parameters: dict[str, Any], args: Any, output: Any) -> bool:
+    """Whether a call of a layer has put out what its own parameters give; plain layers of torch do."""
+    own = module._parameters
+    if own.keys() != parameters.keys() or any(own[name] is not parameters[name] for name in own):
+        return False
+    functions = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    hooked = any(not isinstance(getattr(part, "__self__", None), (Hook, Examination)) for part in functions)
+    plain = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
+    if type(module) is plain and not hooked and "forward" not in vars(module):
+        return True
+    if own.get("weight") is None or not isinstance(output, Tensor) or len(args) != 1:
+        return False
+    if hasattr(plain, "_conv_forward") and not issubclass(plain, nn.modules.conv._ConvTransposeNd):
+        expected = plain._conv_forward(module, args[0].detach(), module.weight, module.bias)
+    else:
+        expected = plain.forward(module, args[0].detach())
+    size = float(expected.abs().max()) if expected.numel() else 0.0
+    close = torch.finfo(expected.dtype).eps ** 0.5 * size
+    return expected.shape == output.shape and torch.allclose(expected, output, rtol=0, atol=close, equal_nan=True)
 
 
 def _kind_of_layer(module: nn.Module) -> str | None:
