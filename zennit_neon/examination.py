@@ -63,7 +63,7 @@ SENTENCES = {
     "its sum",
     "draw": "random numbers are drawn{what} in the forward of {where}, in evaluation mode as well: no two passes, and "
     "no two explanations, are the same",
-    "weight": "{where} puts out other values than its weight and bias give: the rules change only these, so relevance is "
+    "weight": "{where} puts out other values than its weight and bias give: rules change only these, so relevance is "
     "not what they say; use a layer whose weight is its parameter",
     "function": "functions{what} are applied in the forward of {where}: relevance passes them as the plain gradient; "
     "use modules that the composite has a rule for",
@@ -107,7 +107,7 @@ class Examination:
         self.outside = [module for module in self.names if module not in inside]
         self.found: dict[str, dict[nn.Module, set[str]]] = {}
         self.lost: dict[nn.Module, list[float]] = {}
-        self._parameters: dict[nn.Module, dict[str, Any]] = {}
+        self._parameters = {part: dict(part._parameters) for part in self.outside if _is_ruled_as_linear(part)}
         self._stack: list[nn.Module] = []
         self._closed = 0
         self._known: set[Any] = set()
@@ -134,8 +134,6 @@ class Examination:
         """The first pass: takes note of what runs in no module with a rule."""
         self._stack, self._closed = [], 0
         handles = []
-        linear = {module for module in self.outside if _is_ruled_as_linear(module)}
-        self._parameters = {module: dict(module._parameters) for module in linear}
         for module in self.names:
             handles.append(module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True))
             handles.append(module.register_forward_hook(self._leave))
@@ -299,6 +297,11 @@ def _is_ruled_as_linear(module: nn.Module) -> bool:
     return isinstance(module, LINEAR) and any(not isinstance(hook, zennit_rules.Norm) for hook in rules)
 
 
+def _is_of_the_user(owner: Any) -> bool:
+    """Whether a hook of some owner is neither that of a rule nor ours."""
+    return not isinstance(owner, Hook) and not type(owner).__module__.startswith("zennit_neon.")
+
+
 @torch.no_grad()
 def _is_linear(module: Any, parameters: dict[str, Any], args: Any, output: Any) -> bool:
     """Whether a call of a layer has put out what its own parameters give; plain layers of torch do."""
@@ -306,8 +309,8 @@ def _is_linear(module: Any, parameters: dict[str, Any], args: Any, output: Any) 
     if own.keys() != parameters.keys() or any(own[name] is not parameters[name] for name in own):
         return False
     functions = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    hooked = any(not isinstance(getattr(part, "__self__", None), (Hook, Examination)) for part in functions)
-    plain = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
+    hooked = any(_is_of_the_user(getattr(part, "__self__", None)) for part in functions)
+    plain: Any = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
     if type(module) is plain and not hooked and "forward" not in vars(module):
         return True
     if own.get("weight") is None or not isinstance(output, Tensor) or len(args) != 1:
@@ -316,7 +319,7 @@ def _is_linear(module: Any, parameters: dict[str, Any], args: Any, output: Any) 
         expected = plain._conv_forward(module, args[0].detach(), module.weight, module.bias)
     else:
         expected = plain.forward(module, args[0].detach())
-    size = float(expected.abs().max()) if expected.numel() else 0.0
+    size = float(expected.abs().nan_to_num(0.0, 0.0).max()) if expected.numel() else 0.0
     close = torch.finfo(expected.dtype).eps ** 0.5 * size
     return expected.shape == output.shape and torch.allclose(expected, output, rtol=0, atol=close, equal_nan=True)
 
