@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 import torchvision
 from torch import nn
 from torch.nn import functional as F
@@ -797,8 +798,9 @@ def test_linear_layers_that_are_not_what_their_weights_say_are_said(make, way):
     layer = make()
     x = torch.randn(9, 1, 3, 3) if isinstance(layer, nn.Conv2d) else torch.randn(9, 6)
     model = with_head(nn.Sequential(layer, nn.Flatten(), nn.ReLU()), x)
+    rules = LayerMapComposite([(Linear, Gamma(0.5)), (nn.ReLU, Pass())])
     with pytest.warns(UserWarning, match=r"'0\.0.*' .* puts out other values than its weight and bias give"):
-        WAYS[way](model, x, EpsilonPlus())
+        WAYS[way](model, x, rules)
 
 
 def test_layers_that_are_as_linear_as_any_are_not_said():
@@ -809,6 +811,64 @@ def test_layers_that_are_as_linear_as_any_are_not_said():
     model = with_head(nn.Sequential(layer, nn.Unflatten(1, (1, 2, 3)), convolution, nn.Flatten(), nn.ReLU()), x)
     assert said(lambda: NEON(model, EpsilonPlus()).attribute(x)) == []
     assert seen
+
+
+class Under(nn.Module):
+    def __init__(self, context):
+        super().__init__()
+        self.layer, self.relu, self.context = nn.Linear(6, 6), nn.ReLU(), context
+
+    def forward(self, x):
+        with self.context():
+            return self.relu(self.layer(x)).float()
+
+
+class ByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.layer(input=x)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=True)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Under(torch.no_grad), "runs without gradients in the forward of the model"),
+        (lambda: Under(torch.inference_mode), "runs without gradients in the forward of the model"),
+        (lambda: Under(lambda: torch.autocast("cpu", torch.bfloat16)), "runs under torch.autocast in the forward"),
+        (Checkpointed, "checkpoint with use_reentrant=True"),
+        (ByKeyword, "called with its input by keyword \\(input="),
+    ],
+)
+def test_calls_that_rules_cannot_see_are_refused(make, sentence, way):
+    x = torch.rand(5, 6)
+    head = neon.NeuralizedKMeans(torch.eye(6), beta=1.0)
+    with pytest.raises(ValueError, match=sentence):
+        WAYS[way](nn.Sequential(make(), head), x, EpsilonPlus())
+
+
+def test_what_was_said_is_not_said_again_by_the_same_object():
+    x = torch.randn(9, 6)
+    model = with_head(Net(FOUND["sum"][0]), x)
+    attributor = ClusterGradient(model, EpsilonPlus())
+    assert len(said(lambda: attributor(x))) == 1
+    assert said(lambda: attributor(x)) == []
+    explanation = neon.explain(model, x, composite=EpsilonPlus())
+    assert said(lambda: explanation.through(0)) == []
+    assert len(said(lambda: ClusterGradient(model, EpsilonPlus())(x))) == 1
 
 
 # canonizers

@@ -17,7 +17,7 @@ from .heads import Head
 from .labels import place_of
 from .session import Session, has_neon, only_head, session, total
 from .shared import UnknownRuleError, sharing
-from .validation import whole
+from .validation import at_least, whole
 
 __all__ = ["ClusterGradient", "Clusters", "positive_evidence"]
 
@@ -138,14 +138,14 @@ class ClusterGradient(Attributor):
         batch_size: int | None = None,
         progress: bool = False,
     ):
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = None if batch_size is None else at_least(batch_size, "batch_size")
         composite = composite if has_neon(composite) else Neon(composite)
         attr_output = positive_evidence() if attr_output is None else attr_output
         super().__init__(model, composite, attr_output)
         self.clusters = None if clusters is None else _listed(clusters)
         self.batch_size, self.progress = batch_size, progress
         self._warned, self._active = False, True
+        self._said: set[str] = set()
 
     def __enter__(self) -> ClusterGradient:
         """The attributor itself: each call attaches the composite to a twin of the model."""
@@ -189,7 +189,7 @@ class ClusterGradient(Attributor):
             raise TypeError(f"input must be a floating point tensor (N, ...), got {_describe(input)}")
         size = self.batch_size or max(1, PASS_ELEMENTS // max(1, input[:1].numel()))
         found: list[tuple[Tensor, Tensor]] = []
-        with session(self.model, self.composite, self._active) as running:
+        with session(self.model, self.composite, self._active, self._said) as running:
             columns, dtype = _columns(running, self.clusters), _dtype_for(input, running.model)
             shape = (len(input), len(columns), *input.shape[1:])
             relevance = torch.empty(shape, dtype=input.dtype, device=input.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from zennit.core import Composite, Hook, RemovableHandleList
 from .canonized import Canonized
 from .composites import Neon
 from .examination import Examination, refuse
-from .guard import exact, say, unwrapped
+from .guard import exact, unwrapped
 from .heads import Head
 from .naming import Renamed, names_within
 from .registration import complete
@@ -106,15 +107,18 @@ class Session:
         self.examination.say_lost()
         share = arrived / evidence if evidence else 1.0
         if not LEAST <= share <= MOST and self.examination.conserves and self.head.evidence_layer.conserves:
-            say(
-                f"{share:.0%} of the evidence arrives at the input, although no rule has a bias to lose it to: see "
+            self.examination.tell(
+                "arrived",
+                f"{_in_words(share)} of the evidence arrives at the input, although no rule has a bias to lose it to: see "
                 "arrived for each point; relevance is lost or made in what the composite has no rule for, where a rule "
-                "finds nothing to pass it on to, or in a large epsilon"
+                "finds nothing to pass it on to, or in a large epsilon",
             )
 
 
 @contextlib.contextmanager
-def session(model: nn.Module, composite: Composite, active: bool = True) -> Iterator[Session]:
+def session(
+    model: nn.Module, composite: Composite, active: bool = True, said: set[str] | None = None
+) -> Iterator[Session]:
     """A model under a composite, for the time of one call, whatever other threads do with it.
 
     The model itself is not touched, if it can be copied (:mod:`zennit_neon.twin`). Gradients are on, autocast and
@@ -127,6 +131,8 @@ def session(model: nn.Module, composite: Composite, active: bool = True) -> Iter
         Is not registered itself, but a copy of it.
     active : bool
         Whether its rules are, or gradients are plain.
+    said : set of str, optional
+        Kinds of things that were said in earlier calls; what is said in this one is added.
 
     Raises
     ------
@@ -149,7 +155,7 @@ def session(model: nn.Module, composite: Composite, active: bool = True) -> Iter
             complete(own, twin.model, lambda name: own.module_map({}, name, nn.ReLU()))
         if not active:
             stack.enter_context(own.inactive())
-        yield Session(twin, own, Examination(twin.model, own) if active else None, model)
+        yield Session(twin, own, Examination(twin.model, own, said) if active else None, model)
 
 
 @contextlib.contextmanager
@@ -229,6 +235,13 @@ def _foreign_maps(composite: Composite | None) -> Iterator[Callable[[Any, str, n
             yield from _foreign_maps(part)
     elif composite is not None:
         yield composite.module_map
+
+
+def _in_words(share: float) -> str:
+    """A share as one reads it: large multiples are not percentages."""
+    if not math.isfinite(share) or abs(share) >= 100:
+        return "many times the amount"
+    return f"{share:.0%}" if abs(share) < 10 else f"{share:.0f} times the amount"
 
 
 def total(values: Tensor) -> float:

@@ -102,6 +102,11 @@ def _lent(model: nn.Module, reason: str) -> Iterator[Twin]:
             f"{changed[0] or 'the model'!r} is compiled or has a reparametrised weight, which takes a copy of the "
             f"model to explain, but it cannot be copied: {reason}"
         )
+    if any(value.is_inference() for value in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "the model was made under torch.inference_mode, which takes a copy of it to explain, but it cannot be "
+            f"copied: {reason}"
+        )
     with _LOCK, evaluating(model):
         snapshot = Snapshot(model)
         try:
