@@ -16,6 +16,7 @@ from zennit.rules import Epsilon, Gamma, Norm
 from tests.test_shared import Doubled, calls, differences, with_head, zennit_passes  # noqa: F401
 from zennit_neon import NeuralizedKMeans
 from zennit_neon.attribution import ClusterGradient, positive_evidence
+from zennit_neon.captum import NEON, LayerNEON
 from zennit_neon.composites import Neon
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -438,3 +439,24 @@ def test_what_it_returns_can_be_copied_and_pickled(again):
     assert type(made) is type(found)
     for ours, theirs in ((made[0], found[0]), (made[1], found[1]), (made.arrived, found.arrived)):
         assert torch.equal(ours.nan_to_num(7.0), theirs.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("given", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("own", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_trunk_computes_in_its_own_precision(own, given):
+    x = torch.rand(9, 6).to(given)
+    trunk = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
+    model = with_head(trunk, x.float()).to(own)
+    pair, exactly = ClusterGradient(model, EpsilonPlus())(x), ClusterGradient(model, EpsilonPlus())(x.to(own))
+    for found, expected in zip(pair, exactly, strict=True):
+        assert found.dtype == given
+        assert torch.equal(found, expected.to(given))
+    method, target = NEON(model, EpsilonPlus()), NEON(model, EpsilonPlus()).assigned(x)
+    assert torch.equal(target, method.assigned(x.to(own)))
+    relevance = method.attribute(x, target)
+    assert relevance.dtype == given
+    assert torch.equal(relevance, method.attribute(x.to(own), target).to(given))
+    delta = method.compute_convergence_delta(relevance, x, target)
+    assert torch.allclose(delta.double(), method.attribute(x, target, None, True)[1].double(), rtol=0.1, atol=0.3)
+    layer = LayerNEON(model, "0.0", EpsilonPlus())
+    assert layer.attribute(x, target).dtype == given

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 import torchvision
 from torch import nn
 from torch.nn import functional as F
@@ -351,6 +352,22 @@ def test_scripted_trunks_are_refused(make, way):
     scripted = nn.Sequential(nn.Sequential(make(model[0])), model[1])
     with pytest.raises(ValueError, match=r"'0\.0' .* is scripted or traced"):
         WAYS[way](scripted, x, EpsilonPlus())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("way", WAYS)
+def test_scripted_modules_in_lists_are_refused(way):
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.parts = nn.Linear(6, 6), [torch.jit.script(nn.Linear(6, 6))]
+
+        def forward(self, x):
+            return self.parts[0](self.first(x))
+
+    x = torch.randn(5, 6)
+    with pytest.raises(ValueError, match=r"'in a list or dictionary' .* is scripted or traced"):
+        WAYS[way](with_head(Listed(), x), x, EpsilonPlus())
 
 
 def test_gradients_with_a_twist_are_what_was_asked_for():
@@ -726,6 +743,187 @@ def test_a_pass_that_failed_is_over():
         with pytest.raises(RuntimeError):
             model(torch.rand(9, 5))
         assert torch.equal(attributor(x, lambda evidence: evidence.clamp(min=0))[1], expected)
+
+
+class Ranked(nn.Linear):
+    """A weight of low rank on top of its own."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight + torch.ones_like(self.weight), self.bias)
+
+
+class Residual(nn.Linear):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight / weight.std(), bias)
+
+
+class Swapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.weight = nn.Linear(6, 6), nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x):
+        return torch.func.functional_call(self.layer, {"weight": self.weight}, (x,))
+
+
+class Named(nn.Linear):
+    """A subclass that does what its parent does."""
+
+
+def _hooked(layer=None):
+    layer = nn.Linear(6, 6) if layer is None else layer
+    layer.register_forward_hook(lambda module, args, output: 2 * output)
+    return layer
+
+
+def _computed():
+    layer = nn.Linear(6, 6)
+    layer.raw = nn.Parameter(layer.weight.detach().clone())
+    del layer._parameters["weight"]
+    layer.register_forward_pre_hook(lambda module, args: setattr(module, "weight", 2 * module.raw))
+    layer.weight = 2 * layer.raw
+    return layer
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "make", [lambda: Ranked(6, 6), lambda: Residual(6, 6), Swapped, _hooked, _computed, lambda: Standardised(1, 6, 1)]
+)
+def test_linear_layers_that_are_not_what_their_weights_say_are_said(make, way):
+    layer = make()
+    x = torch.randn(9, 1, 3, 3) if isinstance(layer, nn.Conv2d) else torch.randn(9, 6)
+    model = with_head(nn.Sequential(layer, nn.Flatten(), nn.ReLU()), x)
+    rules = LayerMapComposite([(Linear, Gamma(0.5)), (nn.ReLU, Pass())])
+    with pytest.warns(UserWarning, match=r"'0\.0.*' .* puts out other values than its weight and bias give"):
+        WAYS[way](model, x, rules)
+
+
+def test_layers_that_are_as_linear_as_any_are_not_said():
+    layer, x, seen = Named(6, 6), torch.randn(9, 6), []
+    layer.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    convolution = nn.Conv2d(1, 6, 1, padding=1, padding_mode="reflect")
+    convolution.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    model = with_head(nn.Sequential(layer, nn.Unflatten(1, (1, 2, 3)), convolution, nn.Flatten(), nn.ReLU()), x)
+    assert said(lambda: NEON(model, EpsilonPlus()).attribute(x)) == []
+    assert seen
+
+
+class Under(nn.Module):
+    def __init__(self, context):
+        super().__init__()
+        self.layer, self.relu, self.context = nn.Linear(6, 6), nn.ReLU(), context
+
+    def forward(self, x):
+        with self.context():
+            return self.relu(self.layer(x)).float()
+
+
+class ByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.layer(input=x)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=True)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Under(torch.no_grad), "runs without gradients in the forward of the model"),
+        (lambda: Under(torch.inference_mode), "runs without gradients in the forward of the model"),
+        (lambda: Under(lambda: torch.autocast("cpu", torch.bfloat16)), "runs under torch.autocast in the forward"),
+        (Checkpointed, "checkpoint with use_reentrant=True"),
+        (ByKeyword, "called with its input by keyword \\(input="),
+    ],
+)
+def test_calls_that_rules_cannot_see_are_refused(make, sentence, way):
+    x = torch.rand(5, 6)
+    head = neon.NeuralizedKMeans(torch.eye(6), beta=1.0)
+    with pytest.raises(ValueError, match=sentence):
+        WAYS[way](nn.Sequential(make(), head), x, EpsilonPlus())
+
+
+def test_what_was_said_is_not_said_again_by_the_same_object():
+    x = torch.randn(9, 6)
+    model = with_head(Net(FOUND["sum"][0]), x)
+    attributor = ClusterGradient(model, EpsilonPlus())
+    assert len(said(lambda: attributor(x))) == 1
+    assert said(lambda: attributor(x)) == []
+    explanation = neon.explain(model, x, composite=EpsilonPlus())
+    assert said(lambda: explanation.through(0)) == []
+    assert len(said(lambda: ClusterGradient(model, EpsilonPlus())(x))) == 1
+
+
+# canonizers
+
+
+class Late(nn.Module):
+    """A batch norm that stands behind the linear layer, but does not follow it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.relu = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU()
+        nn.init.uniform_(self.norm.running_mean, 0.5, 1.5)
+        nn.init.uniform_(self.norm.running_var, 0.5, 1.5)
+
+    def forward(self, x):
+        return self.norm(self.relu(self.layer(x)))
+
+
+class Narrow(Late):
+    """The same with other sizes, with which a merged model fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Linear(6, 3), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.last(self.norm(torch.cat([self.relu(self.layer(x))] * 2, 1)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("make", "sentence"), [(Late, " change what the model computes"), (Narrow, " make the model fail \\(RuntimeError")]
+)
+def test_canonizers_that_change_the_model_are_refused(make, sentence, way):
+    x = torch.rand(9, 6)
+    model = with_head(make().eval(), x)
+    before = {name: value.clone() for name, value in model[0].state_dict().items()}
+    with pytest.raises(ValueError, match=rf"canonizers of the composite \(SequentialMergeBatchNorm\).*{sentence}"):
+        WAYS[way](model, x, EpsilonPlus(canonizers=[SequentialMergeBatchNorm()]))
+    assert all(torch.equal(model[0].state_dict()[name], value) for name, value in before.items())
+    WAYS[way](model, x, EpsilonPlus())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_canonizers_leave_the_buffers_of_the_model_alone(way):
+    """Another thread may be using them."""
+    x, seen = torch.rand(9, 6), []
+    trunk = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU())
+    nn.init.constant_(trunk[1].running_mean, 0.5)
+    model = with_head(trunk, x).eval()
+    buffer = trunk[1].running_mean
+    trunk[2].register_forward_hook(lambda *arguments: seen.append(buffer.clone()))
+    assert said(lambda: WAYS[way](model, x, EpsilonPlus(canonizers=[SequentialMergeBatchNorm()]))) == []
+    assert seen
+    assert all(bool((value == 0.5).all()) for value in seen)
 
 
 # what a copy makes right

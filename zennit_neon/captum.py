@@ -63,7 +63,7 @@ class NEON(attr.Attribution):
     """
 
     def __init__(self, model: Any, composite: Composite | None = None, beta: float | None = None):
-        self._given, model = model, unwrapped(model)
+        given, model = model, unwrapped(model)
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         if composite is not None and not modules:
             raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
@@ -77,6 +77,7 @@ class NEON(attr.Attribution):
         self._like = next((part for part in state if part.dtype.is_floating_point), None)
         attr.Attribution.__init__(self, model)
         self.model, self.beta = model, functional.check_beta(beta)
+        self._given = given if isinstance(given, nn.Module) and unwrapped(given) is model else model
         if self.beta is not None and self.head.soft:
             raise ValueError(f"beta is part of a soft clustering, or not needed, and can not be chosen; got {beta}")
         self._competitor = None if self._composite is None else self._composite.competitor
@@ -141,18 +142,18 @@ class NEON(attr.Attribution):
     ) -> Tensor:
         """Evidence minus the sum of ``attributions``, shape (N,); the other arguments as for ``attribute``."""
         with plain_session(self.model) as plain, torch.no_grad():
-            output, entered = self._forward(plain, *self._read(inputs, additional_forward_args))
+            output, entered = self._forward(plain, *self._read(inputs, additional_forward_args, cast=True))
             _, amount = self._distributed(output, entered, target)
         return missing(amount, as_parts(attributions, "attributions"))
 
     def assigned(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: Any = None) -> Tensor:
         """Output of the cluster that each input is assigned to, int64 (N,): a target for any method of Captum."""
         with plain_session(self.model) as plain, torch.no_grad():
-            output, entered = self._forward(plain, *self._read(inputs, additional_forward_args))
+            output, entered = self._forward(plain, *self._read(inputs, additional_forward_args, cast=True))
             return self._assigned(output.shape, entered)
 
-    def _read(self, inputs: Any, arguments: Any) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        """Inputs and additional arguments as tuples, as Captum reads them."""
+    def _read(self, inputs: Any, arguments: Any, cast: bool = False) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """Inputs and additional arguments as tuples, as Captum reads them; on request in the model's precision."""
         parts = as_parts(inputs)
         further = () if arguments is None else arguments if isinstance(arguments, tuple) else (arguments,)
         if self.model is self.head:
@@ -160,7 +161,7 @@ class NEON(attr.Attribution):
                 got = f"got {len(parts)} and {len(further)}"
                 raise ValueError(f"a clustering alone takes one input and no additional_forward_args, {got}")
             self.head.check_input(parts[0])
-        return parts, further
+        return (tuple(map(self._cast, parts)) if cast else parts), further
 
     def _closed(self, x: Tensor, target: Any) -> tuple[tuple[Tensor], Tensor]:
         """Relevance of the input of a head in closed form, and what was distributed (N, ...)."""
@@ -207,15 +208,13 @@ class NEON(attr.Attribution):
             if tap is None:
                 whole = missing(amount, ())
                 running.conclude(total((whole - missing(amount, relevance)) * whole.sign()), total(whole.abs()))
-                relevance = tuple(part.to(x.dtype) for part, x in zip(relevance, parts, strict=True))
-        return relevance, amount
+                return tuple(part.to(x.dtype) for part, x in zip(relevance, parts, strict=True)), amount
+        return tuple(part.to(parts[0].dtype) for part in relevance), amount
 
     def _cast(self, part: Tensor) -> Tensor:
-        """An input; of a half type, as autocast makes them, in the precision of the model."""
+        """An input in the precision of the model."""
         part = part.detach()
-        if part.dtype not in (torch.float16, torch.bfloat16) or self._like is None:
-            return part
-        return part.to(self._like.dtype)
+        return part if self._like is None else part.to(self._like.dtype)
 
     def _forward(self, running: Session, parts: tuple[Tensor, ...], further: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         """Output of the model, and what entered the head."""

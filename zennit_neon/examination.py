@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from zennit import rules as zennit_rules
-from zennit.core import BasicHook, Composite
+from zennit.core import BasicHook, Composite, Hook
 
-from .guard import hooks_of, say
+from .guard import autocasts, hooks_of, say
 from .heads import Head
 from .operations import ROUTES, before_of, draws, gated, kind_of, node_name, plain_name, signals_in
+from .twin import reached
 from .types import NeonLayer
 
 __all__ = ["Examination", "refuse"]
@@ -31,6 +32,8 @@ NORMS = tuple(
     )
     if kind is not None
 )
+#: Layers whose rules work with their weights.
+LINEAR = (nn.Linear, nn.modules.conv._ConvNd)
 #: Rules that are gradients with a twist, and not meant to conserve anything.
 GRADIENTS = (zennit_rules.ReLUDeconvNet, zennit_rules.ReLUGuidedBackprop, zennit_rules.ReLUBetaSmooth)
 
@@ -60,6 +63,8 @@ SENTENCES = {
     "its sum",
     "draw": "random numbers are drawn{what} in the forward of {where}, in evaluation mode as well: no two passes, and "
     "no two explanations, are the same",
+    "weight": "{where} puts out other values than its weight and bias give: rules change only these, so relevance is "
+    "not what they say; use a layer whose weight is its parameter",
     "function": "functions{what} are applied in the forward of {where}: relevance passes them as the plain gradient; "
     "use modules that the composite has a rule for",
 }
@@ -67,8 +72,10 @@ SENTENCES = {
 
 def refuse(model: nn.Module) -> None:
     """Refuse what no rule can be attached to."""
-    for name, module in model.named_modules():
+    names = {module: name for name, module in model.named_modules()}
+    for module in reached(model)[0]:
         if isinstance(module, torch.jit.ScriptModule):
+            name = names.get(module, "in a list or dictionary")
             raise ValueError(
                 f"{_named(name, module)} is scripted or traced, and no rule can be attached to it: explain the module "
                 "from which it was made"
@@ -84,6 +91,8 @@ class Examination:
         Whose parameters require no gradient, so that all that does is signal.
     composite : zennit.core.Composite
         Attached to it.
+    said : set of str, optional
+        Kinds of things that were said before, and are not said again.
 
     Raises
     ------
@@ -91,8 +100,9 @@ class Examination:
         If the composite has no rule for any layer before the head.
     """
 
-    def __init__(self, model: nn.Module, composite: Composite):
+    def __init__(self, model: nn.Module, composite: Composite, said: set[str] | None = None):
         self.model, self.composite = model, composite
+        self.said: set[str] = set() if said is None else said
         self.names = {module: name for name, module in model.named_modules()}
         inside = {part for head in self.names if isinstance(head, Head) for part in head.modules()}
         self.covered = {module for module in self.names if hooks_of(module)} | inside
@@ -100,8 +110,9 @@ class Examination:
         self.outside = [module for module in self.names if module not in inside]
         self.found: dict[str, dict[nn.Module, set[str]]] = {}
         self.lost: dict[nn.Module, list[float]] = {}
+        self._parameters = {part: dict(part._parameters) for part in self.outside if _is_ruled_as_linear(part)}
         self._stack: list[nn.Module] = []
-        self._closed = 0
+        self._closed, self._graded = 0, True
         self._known: set[Any] = set()
         self._refuse_nothing()
         for module in self.outside:
@@ -124,7 +135,7 @@ class Examination:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """The first pass: takes note of what runs in no module with a rule."""
-        self._stack, self._closed = [], 0
+        self._stack, self._closed, self._graded = [], 0, torch.is_grad_enabled()
         handles = []
         for module in self.names:
             handles.append(module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True))
@@ -138,6 +149,8 @@ class Examination:
                 handle.remove()
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if module in self.covered:
+            self._refuse_call(module, args, kwargs)
         if not self._closed:
             signals = signals_in(args, kwargs)
             self.recognise(signals)
@@ -146,7 +159,28 @@ class Examination:
             self._closed += 1
         self._stack.append(module)
 
+    def _refuse_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Refuse calls of a layer that its rule cannot see."""
+        where, tensors = _named(self.names[module], module), _tensors([*args, *kwargs.values()])
+        if self._graded and (not torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
+            raise ValueError(
+                f"{where} runs without gradients in the forward of the model (torch.no_grad, torch.inference_mode, or "
+                "checkpoint with use_reentrant=True), so that no relevance passes it: take that out of forward"
+            )
+        if any(autocasts(part.device.type) for part in tensors):
+            raise ValueError(
+                f"{where} runs under torch.autocast in the forward of the model, where half precision rounds evidence "
+                "away: call the model under autocast instead, which is switched off here"
+            )
+        if module in self.outside and tensors and not args:
+            raise ValueError(
+                f"{where} is called with its input by keyword ({', '.join(kwargs)}=...), which rules of Zennit do not "
+                "see: give the input by its place"
+            )
+
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if module in self._parameters and not _is_linear(module, self._parameters[module], args, output):
+            self._note("weight", module, "")
         if not self._closed:
             self.recognise([part for part in _tensors(output) if part.requires_grad])
         self._stack.pop()
@@ -221,7 +255,13 @@ class Examination:
         for kind, modules in self.found.items():
             functions = sorted({name for names in modules.values() for name in names if name})
             what = f" ({', '.join(functions)})" if functions else ""
-            say(SENTENCES[kind].format(where=self._where(modules), what=what))
+            self.tell(kind, SENTENCES[kind].format(where=self._where(modules), what=what))
+
+    def tell(self, kind: str, message: str) -> None:
+        """Warn, once for each kind of thing."""
+        if kind not in self.said:
+            self.said.add(kind)
+            say(message)
 
     def say_lost(self) -> None:
         """Warn of relevance that was lost on the way back."""
@@ -229,9 +269,10 @@ class Examination:
             return
         lost = {module: part / whole for module, (part, whole) in self.lost.items() if part > LOST * whole}
         if lost:
-            say(
+            self.tell(
+                "lost",
                 f"up to {max(lost.values()):.1%} of the relevance lands on units that a function such as relu switches "
-                f"off in the forward of {self._where(lost)}, and is lost; nn.ReLU with the rule Pass keeps it"
+                f"off in the forward of {self._where(lost)}, and is lost; nn.ReLU with the rule Pass keeps it",
             )
 
     def _where(self, modules: Any) -> str:
@@ -279,6 +320,41 @@ class _Listener(TorchFunctionMode):
 
 def _tensors(out: Any) -> list[Tensor]:
     return [part for part in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(part, Tensor)]
+
+
+def _is_ruled_as_linear(module: nn.Module) -> bool:
+    """Whether a layer has a rule that works with its weight and bias."""
+    rules = [hook for hook in hooks_of(module) if isinstance(hook, BasicHook)]
+    return isinstance(module, LINEAR) and any(not isinstance(hook, zennit_rules.Norm) for hook in rules)
+
+
+def _is_of_the_user(owner: Any) -> bool:
+    """Whether a hook of some owner is neither that of a rule nor ours."""
+    return not isinstance(owner, Hook) and not type(owner).__module__.startswith("zennit_neon.")
+
+
+@torch.no_grad()
+def _is_linear(module: Any, parameters: dict[str, Any], args: Any, output: Any) -> bool:
+    """Whether a call of a layer has put out what its own parameters give; plain layers of torch do."""
+    own = module._parameters
+    if own.keys() != parameters.keys() or any(own[name] is not parameters[name] for name in own):
+        return False
+    functions = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    hooked = any(_is_of_the_user(getattr(part, "__self__", None)) for part in functions)
+    plain: Any = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
+    if type(module) is plain and not hooked and "forward" not in vars(module):
+        return True
+    if not hooked and all(type(hook) is zennit_rules.Epsilon for hook in hooks_of(module)) and hooks_of(module):
+        return True  # that rule takes the layer as it is
+    if own.get("weight") is None or not isinstance(output, Tensor) or len(args) != 1:
+        return False
+    if hasattr(plain, "_conv_forward") and not issubclass(plain, nn.modules.conv._ConvTransposeNd):
+        expected = plain._conv_forward(module, args[0].detach(), module.weight, module.bias)
+    else:
+        expected = plain.forward(module, args[0].detach())
+    size = float(expected.abs().nan_to_num(0.0, 0.0).max()) if expected.numel() else 0.0
+    close = torch.finfo(expected.dtype).eps ** 0.5 * size
+    return expected.shape == output.shape and torch.allclose(expected, output, rtol=0, atol=close, equal_nan=True)
 
 
 def _kind_of_layer(module: nn.Module) -> str | None:

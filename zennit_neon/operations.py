@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -228,7 +227,7 @@ def _is_one(value: Any) -> bool:
 def _is_mask(value: Any) -> bool:
     if isinstance(value, (Tensor, np.ndarray)):
         return bool(((value == 1) | (value == 0)).all())
-    return not isinstance(value, numbers.Number) or value == 0 or value == 1
+    return bool(np.any(np.equal((0, 1), value)))
 
 
 def signals_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

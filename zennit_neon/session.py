@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from zennit.composites import MixedComposite
 from zennit.core import Composite, Hook, RemovableHandleList
 
+from .canonized import Canonized
 from .composites import Neon
 from .examination import Examination, refuse
-from .guard import exact, say, unwrapped
+from .guard import exact, unwrapped
 from .heads import Head
 from .naming import Renamed, names_within
 from .registration import complete
+from .terms import UnknownRuleError
 from .twin import Twin, twinned
 
 __all__ = ["Session", "has_neon", "only_head", "plain_session", "session", "total"]
@@ -37,9 +40,16 @@ class Session:
         Attached to it.
     """
 
-    def __init__(self, twin: Twin, composite: Composite | None = None, examination: Examination | None = None):
+    def __init__(
+        self,
+        twin: Twin,
+        composite: Composite | None = None,
+        examination: Examination | None = None,
+        given: nn.Module | None = None,
+    ):
         self.twin, self.model, self.composite = twin, twin.model, composite
         self.examination, self._waiting = examination, examination is not None
+        self._given = given
 
     @property
     def head(self) -> Head:
@@ -50,11 +60,39 @@ class Session:
         """Run the model; the first pass is listened to, and what was found is said before it returns."""
         if self.examination is None or not self._waiting:
             return self.model(*inputs, **keywords)
-        with self.examination.listening():
-            output = self.model(*inputs, **keywords)
+        output = self._first(self.examination, inputs, keywords)
         self._waiting = False
         self.examination.say_found()
         return output
+
+    def _first(self, examination: Examination, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """The first pass; canonizers with which it computes something else are refused."""
+        canonized = self._canonized()
+        entered: list[Tensor] = []
+        with contextlib.ExitStack() as stack:
+            if canonized is not None:
+                keep = self.model.get_submodule(canonized.head).register_forward_pre_hook
+                stack.enter_context(keep(lambda _, args: entered.append(args[0].detach())))
+            try:
+                with examination.listening():
+                    output = self.model(*inputs, **keywords)
+            except UnknownRuleError:
+                raise
+            except Exception:
+                if canonized is not None:
+                    canonized.check(inputs, keywords, None)
+                raise
+        if canonized is not None and entered:
+            canonized.check(inputs, keywords, entered[0])
+        return output
+
+    def _canonized(self) -> Canonized | None:
+        """What checks the canonizers, if any have found something to do."""
+        heads = [name for name, part in self.model.named_modules() if isinstance(part, Head)]
+        if self._given is None or self.composite is None or len(heads) != 1:
+            return None
+        found = Canonized(self._given, self.composite, heads[0])
+        return found if found.applied else None
 
     def conclude(self, arrived: float, evidence: float) -> None:
         """Say what was lost, where it was meant to be kept.
@@ -69,15 +107,18 @@ class Session:
         self.examination.say_lost()
         share = arrived / evidence if evidence else 1.0
         if not LEAST <= share <= MOST and self.examination.conserves and self.head.evidence_layer.conserves:
-            say(
-                f"{share:.0%} of the evidence arrives at the input, although no rule has a bias to lose it to: see "
+            self.examination.tell(
+                "arrived",
+                f"{_in_words(share)} of the evidence arrives at the input, although no rule has a bias to lose it to: see "
                 "arrived for each point; relevance is lost or made in what the composite has no rule for, where a rule "
-                "finds nothing to pass it on to, or in a large epsilon"
+                "finds nothing to pass it on to, or in a large epsilon",
             )
 
 
 @contextlib.contextmanager
-def session(model: nn.Module, composite: Composite, active: bool = True) -> Iterator[Session]:
+def session(
+    model: nn.Module, composite: Composite, active: bool = True, said: set[str] | None = None
+) -> Iterator[Session]:
     """A model under a composite, for the time of one call, whatever other threads do with it.
 
     The model itself is not touched, if it can be copied (:mod:`zennit_neon.twin`). Gradients are on, autocast and
@@ -90,6 +131,8 @@ def session(model: nn.Module, composite: Composite, active: bool = True) -> Iter
         Is not registered itself, but a copy of it.
     active : bool
         Whether its rules are, or gradients are plain.
+    said : set of str, optional
+        Kinds of things that were said in earlier calls; what is said in this one is added.
 
     Raises
     ------
@@ -103,12 +146,16 @@ def session(model: nn.Module, composite: Composite, active: bool = True) -> Iter
         known = set(map(id, composite.hook_refs))
         twin = stack.enter_context(twinned(model, lambda hook: id(hook) in known, _same_rules(composite)))
         own = _with_names(own, given, twin)
-        stack.enter_context(own.context(twin.model))
+        try:
+            stack.enter_context(own.context(twin.model))
+        except Exception:
+            Canonized(model, own, "").check_applicable()
+            raise
         if not isinstance(own, Neon):
             complete(own, twin.model, lambda name: own.module_map({}, name, nn.ReLU()))
         if not active:
             stack.enter_context(own.inactive())
-        yield Session(twin, own, Examination(twin.model, own) if active else None)
+        yield Session(twin, own, Examination(twin.model, own, said) if active else None, model)
 
 
 @contextlib.contextmanager
@@ -188,6 +235,13 @@ def _foreign_maps(composite: Composite | None) -> Iterator[Callable[[Any, str, n
             yield from _foreign_maps(part)
     elif composite is not None:
         yield composite.module_map
+
+
+def _in_words(share: float) -> str:
+    """A share as one reads it: large multiples are not percentages."""
+    if not math.isfinite(share) or abs(share) >= 100:
+        return "many times the amount"
+    return f"{share:.0%}" if abs(share) < 10 else f"{share:.0f} times the amount"
 
 
 def total(values: Tensor) -> float:

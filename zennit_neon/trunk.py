@@ -57,6 +57,7 @@ class Trunk(Closed):
         self._scores_of: Tensor | None = None
         self._session: Session | None = None
         self._entered: list[Tensor] = []
+        self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Results can be pickled, models and composites often cannot."""
@@ -101,7 +102,7 @@ class Trunk(Closed):
         model, composite = self._live_model(), self.composite
         assert composite is not None
         competitor = question.competitor if question.through is None else question.through
-        with session(model, composite.replaced(question.beta, competitor)) as running:
+        with session(model, composite.replaced(question.beta, competitor), said=self._said) as running:
             worker = self._within(running)
             relevance, evidence, own = Closed.relevance(worker, question, chosen)
             if question.through is None:

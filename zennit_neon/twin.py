@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dis
-import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from zennit.core import Hook
 
 from .guard import Snapshot, evaluating, hooks_of, unwrapped
+from .holding import Holding
 
-__all__ = ["Twin", "UncopiableError", "twinned"]
+__all__ = ["Twin", "UncopiableError", "reached", "twinned"]
 
 #: One thread at a time works on models of which there is no twin.
 _LOCK = threading.RLock()
@@ -103,6 +102,11 @@ def _lent(model: nn.Module, reason: str) -> Iterator[Twin]:
             f"{changed[0] or 'the model'!r} is compiled or has a reparametrised weight, which takes a copy of the "
             f"model to explain, but it cannot be copied: {reason}"
         )
+    if any(value.is_inference() for value in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "the model was made under torch.inference_mode, which takes a copy of it to explain, but it cannot be "
+            f"copied: {reason}"
+        )
     with _LOCK, evaluating(model):
         snapshot = Snapshot(model)
         try:
@@ -114,7 +118,7 @@ def _lent(model: nn.Module, reason: str) -> Iterator[Twin]:
 
 def _copied(model: nn.Module) -> Twin:
     """A copy of a model, or ``UncopiableError``."""
-    modules, memo = _reached(model)
+    modules, memo = reached(model)
     originals = {id(module) for module in modules}
     _check_functions(modules, originals | {id(value) for module in modules for value in module._parameters.values()})
     try:
@@ -141,7 +145,7 @@ def _copied(model: nn.Module) -> Twin:
     return Twin(twin, {id(module): memo[id(module)] for module in modules if id(module) in memo})
 
 
-def _reached(model: nn.Module) -> tuple[list[nn.Module], dict[int, Any]]:
+def reached(model: nn.Module) -> tuple[list[nn.Module], dict[int, Any]]:
     """All modules that a model holds, in lists of its own as well; and what their copies share with them."""
     modules: list[nn.Module] = []
     memo: dict[int, Any] = {}
@@ -183,45 +187,15 @@ def _shared(value: Tensor) -> Tensor:
             return nn.Parameter(value.detach().clone() if value.is_inference() else value.detach(), requires_grad=False)
         if value.is_inference():
             return value.clone()
-        return value.detach() if value.requires_grad else value
+        return value.detach()  # another object: canonizers put other numbers into buffers
 
 
 def _check_functions(modules: list[nn.Module], owned: set[int]) -> None:
     """Refuse functions that close over modules or parameters: in a copy they would go on using the original."""
+    holding = Holding(owned)
     for module in modules:
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        functions = [*vars(module).values(), *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        functions += [vars(module).get("forward", type(module).forward)]
-        for function in functions:
-            if _reaches(function, owned):
-                raise UncopiableError(f"a function of a {type(module).__name__} closes over layers of the model")
-
-
-def _reaches(function: Any, owned: set[int], depth: int = 3) -> bool:
-    """Whether a function holds one of some objects: in its closure, its defaults, or a global name that it uses."""
-    if depth == 0:
-        return False
-    if isinstance(function, functools.partial):
-        return _reaches(function.func, owned, depth - 1)
-    function = getattr(function, "__func__", function)
-    if not isinstance(function, FunctionType) or (function.__module__ or "").startswith("torch."):
-        return False
-    held: list[Any] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # an empty cell
-            held.append(cell.cell_contents)
-    names = [name for name in function.__code__.co_names if name in function.__globals__]
-    if any(_holds(function.__globals__[name], owned, depth) for name in names):  # or only an attribute of that name
-        used = {part.argval for part in dis.get_instructions(function) if part.opname == "LOAD_GLOBAL"}
-        held += [function.__globals__[name] for name in names if name in used]
-    return any(_holds(value, owned, depth) for value in held)
-
-
-def _holds(value: Any, owned: set[int], depth: int) -> bool:
-    """Whether a value is or holds one of some objects."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
-    return any(id(part) in owned or (callable(part) and _reaches(part, owned, depth - 1)) for part in parts)
+        if holding.of(module):
+            raise UncopiableError(f"a function of a {type(module).__name__} closes over layers of the model")
 
 
 def _reparametrised(module: nn.Module) -> bool:
