@@ -360,7 +360,7 @@ def test_weights_that_can_not_be_had_are_one_line(picture, tmp_path, monkeypatch
     result = run("image", picture, "--out", tmp_path / "grid.png")
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "can not be downloaded (no network)" in result.stderr.splitlines()[-1]
+    assert "cannot be downloaded (no network)" in result.stderr.splitlines()[-1]
 
 
 def test_support_reaches_the_network_that_is_evaluated(tmp_path):

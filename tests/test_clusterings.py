@@ -202,7 +202,7 @@ def test_centroids_and_heads():
         (NearestCentroid(), "NearestCentroid is not fitted"),
         (make_pipeline(StandardScaler(), sk.KMeans()), "step 'standardscaler' of the Pipeline: .* is not fitted"),
         (sk.KMeans(1, n_init=1).fit(X), "at least 2 clusters to be explained, got 1"),
-        (sk.DBSCAN().fit(X), "DBSCAN can not be neuralised exactly: it has no rule for new points"),
+        (sk.DBSCAN().fit(X), "DBSCAN cannot be neuralised exactly: it has no rule for new points"),
         (sk.Birch(), "Birch is not fitted"),
         (GaussianMixture(2, random_state=0).fit(X), "covariance_type='full'\\) .* quadrics; .*'tied' is exact"),
         (GaussianMixture(3, covariance_type="spherical", random_state=0).fit(X), "quadrics"),
@@ -215,7 +215,7 @@ def test_centroids_and_heads():
         (make_pipeline(MinMaxScaler(clip=True), _kmeans()).fit(X), "clip=True is not affine"),
         (make_pipeline(FunctionTransformer(np.log1p), _kmeans()).fit(X), "log1p"),
         (make_pipeline(Normalizer(), PCA(3), Normalizer("l1"), _kmeans()).fit(X), "two different row norms"),
-        (make_pipeline(StandardScaler(), sk.AgglomerativeClustering(3)).fit(X), "AgglomerativeClustering can not be"),
+        (make_pipeline(StandardScaler(), sk.AgglomerativeClustering(3)).fit(X), "AgglomerativeClustering cannot be"),
     ],
 )
 def test_what_can_not_be_done_exactly_is_refused_with_the_reason(estimator, message):

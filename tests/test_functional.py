@@ -153,7 +153,7 @@ def test_ties_share_at_infinite_beta():
 
 
 def test_a_neuron_that_is_switched_off_hands_its_share_to_the_nearest():
-    # h = (-4, 0, 3): the second competitor takes a share of Eq. 2 that it can not pass on
+    # h = (-4, 0, 3): the second competitor takes a share of Eq. 2 that it cannot pass on
     scores = _t([[0.0, 4.0, 0.0, -3.0]])
     contest = F.contest(scores, torch.tensor([0]))
     passed = F.coefficients(contest, 0.0)

@@ -139,9 +139,9 @@ def case(request, x):
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """What can not be shared is warned about elsewhere."""
+    """What cannot be shared is warned about elsewhere."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the passes of all clusters can not be shared")
+        warnings.filterwarnings("ignore", "the passes of all clusters cannot be shared")
         yield
 
 

@@ -137,7 +137,7 @@ def test_lines_that_can_not_be_read_are_refused(tmp_path, line):
     _filled(path)
     content = path.read_text() + f"{line}\n" + "2007,objects,b,1,0.5,1.0\n"
     path.write_text(content)
-    with pytest.raises(ValueError, match="line 5 of .*rows.csv can not be read: "):
+    with pytest.raises(ValueError, match="line 5 of .*rows.csv cannot be read: "):
         _ledger(path)
     assert path.read_text() == content
 

@@ -132,7 +132,7 @@ def test_the_model_is_left_as_it_was_after_errors(norm):
         with probing(model, ["nowhere"], x, rules()):
             pass
     assert state_of(model) == before
-    with pytest.raises(ValueError, match="passes can not be shared with this composite, as the rule _Custom"):
+    with pytest.raises(ValueError, match="passes cannot be shared with this composite, as the rule _Custom"):
         with probing(model, [first], x, _Foreign(-2.5, 3.0)):
             pass
     assert state_of(model) == before

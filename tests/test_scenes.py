@@ -175,7 +175,7 @@ def test_broken_masks_are_named(tmp_path):
     scenes = Scenes(tmp_path, size=None)
     for broken in (whole[: len(whole) // 2], whole[:-30] + bytes(30), b"text"):
         (folder / f"{NAMES[0]}.png").write_bytes(broken)
-        with pytest.raises(ValueError, match="000032.png can not be read"):
+        with pytest.raises(ValueError, match="000032.png cannot be read"):
             scenes[0]
 
 

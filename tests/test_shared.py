@@ -304,7 +304,7 @@ def test_composites_are_those_of_zennit(calls, trunk, composite):
 RELUS = [*itertools.product(["relu", "deconvnet", "smooth", "none"], [False, True]), ("norm", False)]
 
 
-@pytest.mark.parametrize(("relu", "inplace"), RELUS)  # Zennit itself can not do the norm in place
+@pytest.mark.parametrize(("relu", "inplace"), RELUS)  # Zennit itself cannot do the norm in place
 def test_composites_by_name_are_those_of_zennit(calls, relu, inplace):
     rule = {
         "relu": rules.Pass(),
@@ -674,7 +674,7 @@ def fallback(model, attributor, x, expected, match):
     with pytest.warns(UserWarning, match=match) as said:
         _, relevance = attributor(x)
     said = [warning for warning in said if not re.match(EXAMINED, str(warning.message))]
-    assert [str(warning.message)[:49] for warning in said] == ["the passes of all clusters can not be shared, as "]
+    assert [str(warning.message)[:49] for warning in said] == ["the passes of all clusters cannot be shared, as "]
     assert said[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -91,7 +91,7 @@ def explained(dbscan):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Few steps for labels that can not be learnt."""
+    """Few steps for labels that cannot be learnt."""
     monkeypatch.setattr(selection, "STEPS", 40)
 
 
@@ -381,7 +381,7 @@ def test_points_are_needed():
     for labels in (y, y.tolist(), WORDS, pandas.Series(WORDS), torch.tensor(y)):
         with pytest.raises(ValueError, match=r"needs the points if it is labels: neuralize\(labels, X\)"):
             neuralize(labels)
-    with pytest.raises(ValueError, match=r"DBSCAN can not be neuralised exactly: .* With the points, neuralize\("):
+    with pytest.raises(ValueError, match=r"DBSCAN cannot be neuralised exactly: .* With the points, neuralize\("):
         neuralize(DBSCAN(eps=5).fit(X))
     with pytest.raises(ValueError, match="step 'quantiletransformer'.* not known to be affine.* With the points"):
         neuralize(make_pipeline(QuantileTransformer(n_quantiles=5), KMeans(2)).fit(X))
@@ -401,7 +401,7 @@ def test_estimators_that_do_not_fit_the_points_are_refused():
         neuralize(BayesianGaussianMixture(n_components=2), X)
     with pytest.raises(ValueError, match="GaussianMixture is not fitted"):
         neuralize(GaussianMixture(2), X)
-    with pytest.raises(ValueError, match="FeatureAgglomeration can not be neuralised exactly: it clusters features"):
+    with pytest.raises(ValueError, match="FeatureAgglomeration cannot be neuralised exactly: it clusters features"):
         neuralize(FeatureAgglomeration(2).fit(X), X)
     with pytest.raises(TypeError, match="clustering must be a fitted clustering"):
         neuralize(StandardScaler().fit(X), X)

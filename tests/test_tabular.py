@@ -53,7 +53,7 @@ def test_a_table_is_read(csv):
         ("a,b\n1,2\n", {"index": "z"}, "has no column 'z'"),
         ("a,b\n1,2\n", {"index": "a", "drop": ["a"]}, "both --index and --drop|has no column"),
         ("a,b\n1,2\n", {"drop": ["a", "b"]}, "has no columns left"),
-        ("a,b\n1,2\n1,2,3\n", {}, "can not be read as CSV"),
+        ("a,b\n1,2\n1,2,3\n", {}, "cannot be read as CSV"),
         (b"\xff\xfe\x00\x01,\x80\n\x81,\x82\n", {}, "is not a text file in UTF-8"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", {}, "is not a text file in UTF-8|only one column"),
     ],
@@ -186,10 +186,10 @@ def test_files_to_read_are_regular(tmp_path):
     for path, message in {
         tmp_path / "pipe": "is not a regular file",
         "/dev/null": "is not a regular file",
-        tmp_path / "circle": "can not be read: Too many levels of symbolic links",
+        tmp_path / "circle": "cannot be read: Too many levels of symbolic links",
         tmp_path / "nowhere": "does not exist",
-        tmp_path / ("a" * 300): "can not be read: File name too long",
-        "null\0byte": "can not be read",
+        tmp_path / ("a" * 300): "cannot be read: File name too long",
+        "null\0byte": "cannot be read",
         "": "is a folder",
     }.items():
         with pytest.raises(ValueError, match=message):

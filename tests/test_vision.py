@@ -305,7 +305,7 @@ def test_wrong_weights_are_refused(features, tmp_path):
     with pytest.raises(ValueError, match=r"one of .*'IMAGENET1K_V1'\] or an existing file, got 'nothing"):
         load_vgg16("nothing.pth")
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(ValueError, match="weights can not be read from .*text.pth"):
+    with pytest.raises(ValueError, match="weights cannot be read from .*text.pth"):
         load_vgg16(tmp_path / "text.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds something else"):
@@ -326,7 +326,7 @@ def test_weights_that_can_not_be_had_are_explained(name, tmp_path, monkeypatch):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    message = r"not in .*checkpoints.vgg16.* can not be downloaded \(.*no network.* TORCH_HOME"
+    message = r"not in .*checkpoints.vgg16.* cannot be downloaded \(.*no network.* TORCH_HOME"
     with pytest.raises(ValueError, match=message):
         load_vgg16(name)
 

@@ -38,7 +38,7 @@ def to_head(clustering: Any) -> Head:
     for kind in type(clustering).__mro__:
         if (reason := _REFUSED.get(kind.__name__)) and kind.__module__.startswith("sklearn."):
             refusal = ValueError if kind.__name__ == "FeatureAgglomeration" else InexactError
-            raise refusal(f"{kind.__name__} can not be neuralised exactly: {reason}")
+            raise refusal(f"{kind.__name__} cannot be neuralised exactly: {reason}")
     if isinstance(clustering, (np.ndarray, Tensor, list, tuple)) or hasattr(clustering, "__array__"):
         return NeuralizedKMeans(clustering, **_named_rows(clustering))
     if is_sparse(clustering):

@@ -285,7 +285,7 @@ def combine(steps: Iterable[Affine | RowNorm], n_features: int) -> tuple[Affine 
     for step in steps:
         if isinstance(step, RowNorm):
             if norm is not None and (after is not None or step.order != norm.order):
-                raise InexactError("steps with two different row norms can not be written as one scale of each point")
+                raise InexactError("steps with two different row norms cannot be written as one scale of each point")
             norm = step
         elif norm is None:
             before = step if before is None else before.then(step)

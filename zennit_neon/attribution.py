@@ -112,7 +112,7 @@ class ClusterGradient(Attributor):
     Warns
     -----
     UserWarning
-        Once, if the composite has rules, or the model layers, that the passes can not be shared for; each cluster then
+        Once, if the composite has rules, or the model layers, that the passes cannot be shared for; each cluster then
         takes a pass of its own, with Zennit's rules. And if relevance passes parts of the model that the composite has
         no rules for, or far less or more of it arrives than was distributed (see :func:`zennit_neon.explain`).
 
@@ -220,7 +220,7 @@ class ClusterGradient(Attributor):
             except UnknownRuleError as error:
                 self._warned = True
                 say(
-                    f"the passes of all clusters can not be shared, as {error}; every cluster takes its own pass with "
+                    f"the passes of all clusters cannot be shared, as {error}; every cluster takes its own pass with "
                     "Zennit's rules"
                 )
         if not columns:

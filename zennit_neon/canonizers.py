@@ -76,7 +76,7 @@ class KMeansCanonizer(Canonizer):
         """
         if self._applies(root_module):
             raise ValueError(
-                f"the model is nothing but a {type(root_module).__name__}, which can not be replaced in place: use "
+                f"the model is nothing but a {type(root_module).__name__}, which cannot be replaced in place: use "
                 "zennit_neon.neuralize(model)"
             )
         found: list[tuple[nn.Module, str, nn.Module]] = []

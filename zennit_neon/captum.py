@@ -79,7 +79,7 @@ class NEON(attr.Attribution):
         self.model, self.beta = model, functional.check_beta(beta)
         self._given = given if isinstance(given, nn.Module) and unwrapped(given) is model else model
         if self.beta is not None and self.head.soft:
-            raise ValueError(f"beta is part of a soft clustering, or not needed, and can not be chosen; got {beta}")
+            raise ValueError(f"beta is part of a soft clustering, or not needed, and cannot be chosen; got {beta}")
         self._competitor = None if self._composite is None else self._composite.competitor
         if self._competitor is not None and not 0 <= self._competitor < self.head.n_clusters:
             raise ValueError(f"competitor must be from 0 to {self.head.n_clusters - 1}, got {self._competitor}")

@@ -163,7 +163,7 @@ def min_take_most(contrasts: Tensor, relevance: Tensor, beta: float) -> Tensor:
 
     .. math:: R_{ck} = \frac{\exp(-\beta h_{ck})}{\sum_{k' \neq c} \exp(-\beta h_{ck'})} R_c
 
-    A competitor whose neuron is switched off (:math:`|h_{ck}| < \epsilon^{1/3} |f_c|`) can not carry relevance
+    A competitor whose neuron is switched off (:math:`|h_{ck}| < \epsilon^{1/3} |f_c|`) cannot carry relevance
     further down. This happens only where ``c`` is not the assigned cluster; its share goes to the nearest competitor.
 
     Parameters
@@ -189,7 +189,7 @@ def min_take_most(contrasts: Tensor, relevance: Tensor, beta: float) -> Tensor:
 
 
 def quotient(relevance: Tensor, activation: Tensor) -> Tensor:
-    """``relevance / activation`` where the activation is not 0, else 0 (relevance can not pass a dead neuron)."""
+    """``relevance / activation`` where the activation is not 0, else 0 (relevance cannot pass a dead neuron)."""
     return torch.where(activation == 0, 0, relevance / torch.where(activation == 0, 1, activation))
 
 

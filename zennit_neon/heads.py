@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from zennit.core import Hook, Identity
 
 from .affine import Affine, RowNorm, check_steps, combine, from_state
-from .arrays import as_matrix, complaint, is_finite
+from .arrays import complaint, is_finite
 from .functional import check_beta
 from .guard import autocasts, exact
 from .layer import CentroidContrast, CentroidEvidence, MinPool, SoftMinPool, UnitNorm
-from .preimages import coarse_column, norm_layer, pull_back, too_coarse
+from .preimages import check_centroids, coarse_column, norm_layer, pull_back, too_coarse
 from .tables import Table
 from .validation import check_clusters, check_feature_names, check_labels
 
@@ -390,18 +390,3 @@ class NeuralizedKMeans(Head):
         """Sizes for ``print``."""
         soft = ", soft=True" if self.soft else ""
         return f"n_clusters={self.n_clusters}, n_features={self.n_features}, beta={self.beta}{soft}"
-
-
-def check_centroids(centroids: Any) -> Tensor:
-    """Centroids as a tensor (K, d) in the precision they came in."""
-    values = as_matrix(centroids, "centroids", "(K, d)")
-    if len(values) < 2:
-        raise ValueError(f"a clustering needs at least 2 clusters to be explained, got {len(values)}")
-    bad = (~torch.isfinite(values)).any(1).nonzero()[:, 0].tolist()
-    if bad:
-        raise ValueError(f"centroids must be finite, but those of clusters {bad} are not (empty clusters?)")
-    _, inverse, counts = torch.unique(values, dim=0, return_inverse=True, return_counts=True)
-    if len(counts) < len(values):
-        twins = (inverse == counts.argmax()).nonzero()[:, 0].tolist()
-        raise ValueError(f"clusters {twins} have the same centroid, so no point can be told apart; merge them")
-    return values

@@ -237,7 +237,7 @@ def _cached(entry: Any) -> dict[str, Tensor]:
     except Exception as error:
         place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise ValueError(
-            f"the weights {entry} are not in {place} and can not be downloaded ({error}): get {entry.url} and put it "
+            f"the weights {entry} are not in {place} and cannot be downloaded ({error}): get {entry.url} and put it "
             "there (or set TORCH_HOME), or give a file as weights"
         ) from error
     return state
@@ -251,7 +251,7 @@ def _read_state(path: Path, known: list[str]) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = getattr(error, "strerror", None) or "it is not a file of weights alone, as torch.save writes them"
-        raise ValueError(f"weights can not be read from {path}: {reason}") from error
+        raise ValueError(f"weights cannot be read from {path}: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"weights must be a state dict of VGG-16, but {path} holds something else")

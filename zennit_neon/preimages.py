@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .affine import Affine, RowNorm
+from .arrays import as_matrix
 from .exceptions import PrecisionError
 from .layer import UnitNorm
 
-__all__ = ["coarse_column", "norm_layer", "pull_back", "too_coarse"]
+__all__ = ["check_centroids", "coarse_column", "norm_layer", "pull_back", "too_coarse"]
 
 #: Share of the distance between clusters by which rounding of a center may move it.
 HARMLESS = 0.25
@@ -21,6 +23,21 @@ TELLING = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 #: Rows that are looked at when a head checks itself.
 LOOKED_AT = 256
+
+
+def check_centroids(centroids: Any) -> Tensor:
+    """Centroids as a tensor (K, d) in the precision they came in."""
+    values = as_matrix(centroids, "centroids", "(K, d)")
+    if len(values) < 2:
+        raise ValueError(f"a clustering needs at least 2 clusters to be explained, got {len(values)}")
+    bad = (~torch.isfinite(values)).any(1).nonzero()[:, 0].tolist()
+    if bad:
+        raise ValueError(f"centroids must be finite, but those of clusters {bad} are not (empty clusters?)")
+    _, inverse, counts = torch.unique(values, dim=0, return_inverse=True, return_counts=True)
+    if len(counts) < len(values):
+        twins = (inverse == counts.argmax()).nonzero()[:, 0].tolist()
+        raise ValueError(f"clusters {twins} have the same centroid, so no point can be told apart; merge them")
+    return values
 
 
 def norm_layer(before: Affine | None, norm: RowNorm | None) -> tuple[Affine | None, nn.Module]:

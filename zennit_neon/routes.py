@@ -49,7 +49,7 @@ class Closed:
         self.check()
 
     def check(self) -> None:
-        """Refuse a table that the head can not take."""
+        """Refuse a table that the head cannot take."""
         self.table.check_width(self.head.n_features)
         self.table.check_names(self.head.feature_names)
 

@@ -166,7 +166,7 @@ class SoftTakeMost(_Rule):
 
     .. math:: R_k = \mathrm{softmax}_{k \neq c}(-h_k)\, \frac{h_k}{f_c}\, R_c
 
-    A neuron at 0 can not pass relevance on; what would land there is dissipated. Where the evidence itself is
+    A neuron at 0 cannot pass relevance on; what would land there is dissipated. Where the evidence itself is
     distributed, :math:`\log(K - 1)` minus the entropy of the shares gets lost.
 
     Parameters

@@ -6,7 +6,7 @@ Every rule of Zennit for a linear layer is linear in the relevance that enters i
 
 with modified inputs :math:`x_m`, modified weights :math:`W_m` and denominators :math:`D_m` (stabilised outputs of the
 modified layers). Zennit computes :math:`D_m` anew in each backward pass. Here the forward pass leaves them behind, and
-a backward pass is one division, one transposed layer and one product a term. Terms that can not contribute are left
+a backward pass is one division, one transposed layer and one product a term. Terms that cannot contribute are left
 out: those of negative inputs below a ReLU, and the second branch of the gamma rule as long as no relevance lands on
 inactive units.
 """

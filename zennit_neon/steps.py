@@ -38,7 +38,7 @@ def _to_step(transformer: Any) -> Affine | RowNorm | None:
     adapter = lookup(transformer, _STEPS)
     if adapter is None:
         raise InexactError(
-            f"the step {type(transformer).__name__} is not known to be affine, so relevance can not be carried "
+            f"the step {type(transformer).__name__} is not known to be affine, so relevance cannot be carried "
             f"through it exactly; known are {sorted({name for _, name in _STEPS})}, and what is added with "
             "affine_step.register"
         )

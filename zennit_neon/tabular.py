@@ -63,7 +63,7 @@ def select(
     if unknown:
         raise ValueError(f"{source} has no column {listed(unknown)}; its columns are {listed(columns)}")
     if index is not None and index in drop:
-        raise ValueError(f"column {index!r} can not be both --index and --drop")
+        raise ValueError(f"column {index!r} cannot be both --index and --drop")
     frame = frame.drop(columns=list(drop))
     if index is not None:
         frame = frame.set_index(index)
@@ -81,24 +81,24 @@ def check_file(path: str | Path, name: str = "") -> Path:
     except FileNotFoundError:
         raise ValueError(f"{name}{path} does not exist") from None
     except (OSError, ValueError) as error:  # of names that no file can have, too
-        raise ValueError(f"{name}{path} can not be read: {getattr(error, 'strerror', None) or error}") from None
+        raise ValueError(f"{name}{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISDIR(mode):
         raise ValueError(f"{name}{path} is a folder, not a file")
     if not stat.S_ISREG(mode):
         raise ValueError(f"{name}{path} is not a regular file; write what it gives to one first")
     if not os.access(path, os.R_OK):
-        raise ValueError(f"{name}{path} can not be read: permission denied")
+        raise ValueError(f"{name}{path} cannot be read: permission denied")
     return path
 
 
 def check_output(path: str | Path | None, force: bool) -> None:
-    """``ValueError`` if a file can not be written there, or exists and ``force`` is not set."""
+    """``ValueError`` if a file cannot be written there, or exists and ``force`` is not set."""
     if path is None:
         return
     try:
         _check_output(Path(os.path.realpath(path)), Path(path), force)
     except OSError as error:
-        raise ValueError(f"{path} can not be written: {error.strerror}") from None
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _check_output(target: Path, path: Path, force: bool) -> None:
@@ -113,7 +113,7 @@ def _check_output(target: Path, path: Path, force: bool) -> None:
     if exists and exists != stat.S_IFREG:
         raise ValueError(f"{path} is not a regular file")
     if not os.access(target.parent, os.W_OK):
-        raise ValueError(f"the folder {target.parent} can not be written to")
+        raise ValueError(f"the folder {target.parent} cannot be written to")
     if exists and not force:
         raise ValueError(f"{path} exists; use --force to overwrite it")
     with contextlib.suppress(FileNotFoundError):
@@ -189,7 +189,7 @@ def _read(path: Path, separator: str, index: str | None) -> pandas.DataFrame:
     except pandas.errors.ParserWarning:
         raise ValueError(f"{path} has rows with more values than its header has names") from None
     except (OSError, pandas.errors.ParserError) as error:
-        raise ValueError(f"{path} can not be read as CSV: {str(error).strip()}") from None
+        raise ValueError(f"{path} cannot be read as CSV: {str(error).strip()}") from None
     if not len(frame):
         raise ValueError(f"{path} has a header but no rows")
     return frame

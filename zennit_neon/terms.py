@@ -15,7 +15,7 @@ __all__ = ["BRANCHES", "LINEAR", "Branch", "Layer", "Term", "UnknownRuleError", 
 
 
 class UnknownRuleError(Exception):
-    """A rule or a layer whose passes can not be shared; the message says which."""
+    """A rule or a layer whose passes cannot be shared; the message says which."""
 
 
 class Branch(NamedTuple):

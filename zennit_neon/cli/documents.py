@@ -67,7 +67,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         text = "\x00"
     except OSError as error:
-        raise ValueError(f"{path} can not be read: {error.strerror}") from None
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     if "\x00" in text:
         raise ValueError(f"{path} is not a text file in UTF-8")
     return text

@@ -155,7 +155,7 @@ def _chosen(options: dict[str, Any]) -> tuple[str, Options]:
 def _check(
     data: str | None, beta: float | None, out: str | None, plot: str | None, suffixes: tuple[str, ...], force: bool
 ) -> str:
-    """Suffix of a picture or report; ``ValueError`` if files can not be written, or are the same."""
+    """Suffix of a picture or report; ``ValueError`` if files cannot be written, or are the same."""
     from ..functional import check_beta
     from ..tabular import check_output
 

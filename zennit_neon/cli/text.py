@@ -118,7 +118,7 @@ def _text(
 def _check(
     source: str | None, vectors: str | None, beta: float | None, csv: str | None, out: str | None, force: bool
 ) -> None:
-    """``ValueError`` if files can not be written, or would be read."""
+    """``ValueError`` if files cannot be written, or would be read."""
     from ..functional import check_beta
     from ..tabular import check_output
 

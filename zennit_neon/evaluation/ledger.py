@@ -27,7 +27,7 @@ class Ledger:
     Raises
     ------
     ValueError
-        If the file has other columns, or a line that can not be read (the last one may be incomplete).
+        If the file has other columns, or a line that cannot be read (the last one may be incomplete).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Ledger:
                 keys, numbers = line[split : split + len(self.keys)], map(float, line[split + len(self.keys) :])
                 values = dict(zip(self.values, numbers, strict=True))
             except ValueError:
-                raise ValueError(f"line {number} of {path} can not be read: {line}") from None
+                raise ValueError(f"line {number} of {path} cannot be read: {line}") from None
             if line[:split] == mine:
                 self.rows[tuple(keys)] = values
 

@@ -70,7 +70,7 @@ def probing(model: nn.Module, layers: Sequence[str], x: Tensor, composite: Compo
     Raises
     ------
     ValueError
-        If a rule, or a layer, can not be shared by several passes, or a layer is not used.
+        If a rule, or a layer, cannot be shared by several passes, or a layer is not used.
     """
     x = x.detach().clone().requires_grad_()
     with evaluating(model), torch.enable_grad(), _registered(model, composite):
@@ -78,7 +78,7 @@ def probing(model: nn.Module, layers: Sequence[str], x: Tensor, composite: Compo
             with sharing(model, composite):
                 yield Probe(x, outputs_of(model, layers, x))
         except UnknownRuleError as error:
-            raise ValueError(f"passes can not be shared with this composite, as {error}") from error
+            raise ValueError(f"passes cannot be shared with this composite, as {error}") from error
 
 
 @contextlib.contextmanager

@@ -166,7 +166,7 @@ def _labels(path: Path, picture: Path, shape: tuple[int, int], own: bool) -> Ten
         with Image.open(path) as opened:
             labels: Any = opened.copy()
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} can not be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if labels.mode not in ("P", "L"):
         raise ValueError(f"{path} must be a picture with a palette, got mode {labels.mode}")
     with Image.open(picture) as original:

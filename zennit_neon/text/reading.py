@@ -159,7 +159,7 @@ class BagReader(Reader):
             return whole, range(len(text))
         place = [i for i, character in enumerate(text) for _ in prepare(character)]
         if len(place) != len(whole):
-            raise ValueError("the text can not be highlighted: strip_accents changes its length in an unforeseen way")
+            raise ValueError("the text cannot be highlighted: strip_accents changes its length in an unforeseen way")
         return whole, place
 
 
@@ -173,7 +173,7 @@ class NamesReader(Reader):
         self.words = np.array(list(words), dtype=object)
 
     def matrix(self, texts: Sequence[str]) -> csr_matrix:
-        """Texts can not be read."""
+        """Texts cannot be read."""
         raise TypeError("texts must be a sparse matrix where vectorizer is a list of words")
 
     def grams(self, text: str) -> tuple[Spans, list[tuple[int, int, int]]]:
@@ -199,7 +199,7 @@ def _apart(spans: Spans, scores: Array) -> tuple[Spans, Array]:
 
 
 def _hashing(vectorizer: Any) -> BagReader:
-    raise ValueError("HashingVectorizer does not know its words, so that they can not be scored; use TfidfVectorizer")
+    raise ValueError("HashingVectorizer does not know its words, so that they cannot be scored; use TfidfVectorizer")
 
 
 _READERS: dict[tuple[str, str], Callable[[Any], Any]] = {

@@ -70,9 +70,7 @@ class TextRoute:
     def stiffness(self, beta: float | None, competitor: int | None) -> float | None:
         """Stiffness as given, of the head, or by Eq. 3 (paper 1) over the documents."""
         if beta is not None and self.head.soft:
-            raise ValueError(
-                f"beta is part of a soft clustering, or not needed, and can not be chosen here; got {beta}"
-            )
+            raise ValueError(f"beta is part of a soft clustering, or not needed, and cannot be chosen here; got {beta}")
         beta = self.head.beta if beta is None else beta
         if beta is not None or competitor is not None or self.head.soft or not self.X.shape[0]:
             return beta

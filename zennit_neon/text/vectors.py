@@ -18,7 +18,7 @@ __all__ = ["WordVectors"]
 
 Array = np.ndarray[Any, Any]
 
-#: What is said of an archive that can not be read.
+#: What is said of an archive that cannot be read.
 DAMAGED = "a damaged .npz archive, or one with encryption, objects or a compression that is not known"
 
 
@@ -119,7 +119,7 @@ class WordVectors:
                 f"{path} is neither .npz nor text in UTF-8 (word2vec's binary format is not read)"
             ) from None
         except OSError as error:
-            raise ValueError(f"{path} can not be read: {error.strerror}") from None
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
         except _DamagedError as error:
             raise ValueError(f"{path} is {DAMAGED}{error}") from None
         except (TypeError, ValueError) as error:
@@ -208,7 +208,7 @@ def _checked_rows(rows: Any, n_words: int, n_rows: int) -> Array:
 
 
 class _DamagedError(Exception):
-    """An archive can not be read; says which of its arrays."""
+    """An archive cannot be read; says which of its arrays."""
 
 
 def _read_npz(path: Path) -> tuple[Any, Any, Any]:
@@ -232,7 +232,7 @@ def _array(file: Any, name: str) -> Any:
     except MemoryError as error:
         raise ValueError(f"its {name} do not fit into memory, as the file describes them: {error}") from None
     except Exception as error:
-        raise _DamagedError(f": {name} can not be read ({error})") from None
+        raise _DamagedError(f": {name} cannot be read ({error})") from None
 
 
 def _read_text(path: Path) -> tuple[list[str], Any, None]:

@@ -93,13 +93,13 @@ def _bent(encoder: Encoder, tokens: Tensor, gradient: Tensor) -> bool:
         return False
     try:
         (change,) = torch.autograd.grad((vectors.detach() * pulled).sum(), vectors, allow_unused=True)
-    except RuntimeError:  # functions of the user's own can not always be differentiated twice
+    except RuntimeError:  # functions of the user's own cannot always be differentiated twice
         return False
     return change is not None and bool(change.norm() > BENT * pulled.norm())
 
 
 def _opaque(part: nn.Module) -> bool:
-    """Whether the functions within a module can not be seen one by one: recurrent, scripted and compiled ones."""
+    """Whether the functions within a module cannot be seen one by one: recurrent, scripted and compiled ones."""
     compiled = hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
     return compiled or isinstance(part, (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule))
 
