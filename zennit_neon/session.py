@@ -109,9 +109,9 @@ class Session:
         if not LEAST <= share <= MOST and self.examination.conserves and self.head.evidence_layer.conserves:
             self.examination.tell(
                 "arrived",
-                f"{_in_words(share)} of the evidence arrives at the input, although no rule has a bias to lose it to: see "
-                "arrived for each point; relevance is lost or made in what the composite has no rule for, where a rule "
-                "finds nothing to pass it on to, or in a large epsilon",
+                f"{_in_words(share)} of the evidence arrives at the input, although no rule has a bias to lose it to: "
+                "see arrived for each point; relevance is lost or made in what the composite has no rule for, where a "
+                "rule finds nothing to pass it on to, or in a large epsilon",
             )
 
 
