@@ -460,3 +460,9 @@ def test_a_trunk_computes_in_its_own_precision(own, given):
     assert torch.allclose(delta.double(), method.attribute(x, target, None, True)[1].double(), rtol=0.1, atol=0.3)
     layer = LayerNEON(model, "0.0", EpsilonPlus())
     assert layer.attribute(x, target).dtype == given
+
+
+@pytest.mark.parametrize("batch_size", [2.5, True, "3", 0])
+def test_batch_sizes_are_whole(batch_size):
+    with pytest.raises((TypeError, ValueError), match="batch_size must be"):
+        ClusterGradient(NeuralizedKMeans(torch.eye(4), beta=1.0), batch_size=batch_size)

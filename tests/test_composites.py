@@ -316,3 +316,16 @@ def test_the_first_blocks_may_be_flat(flat):
 def test_flat_is_a_number_of_blocks(flat):
     with pytest.raises(ValueError, match="flat must be a number of blocks"):
         NeonVGG(-1.0, 1.0, flat=flat)
+
+
+def test_a_competitor_by_label_is_sent_to_explain():
+    with pytest.raises(TypeError, match=r"position of a cluster.*'silver'; explain\(\.\.\., competitor=\) takes"):
+        Neon(EpsilonPlus(), competitor="silver")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_scripted_parts_are_refused_when_rules_are_attached():
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    model = nn.Sequential(scripted, NeuralizedKMeans(torch.eye(4), beta=1.0))
+    with pytest.raises(ValueError, match="'0' .* is scripted or traced"):
+        Neon(EpsilonPlus()).register(model)

@@ -34,6 +34,7 @@ from zennit_neon.attribution import ClusterGradient
 from zennit_neon.captum import NEON, LayerNEON
 from zennit_neon.composites import Neon, NeonVGG
 from zennit_neon.registration import is_elementwise
+from zennit_neon.session import _in_words
 from zennit_neon.vision import Until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -520,6 +521,14 @@ def test_what_arrives_in_closed_form():
     assert torch.allclose(images.arrived, torch.ones(2, 3, 5), rtol=1e-3)
     assert bool(neon.explain(torch.eye(4), x).with_noise(torch.arange(9) == 3).arrived.isnan()[3])
     assert neon.explain(torch.eye(4), x[:0]).arrived.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.2, "20%"), (-3.0, "-300%"), (50.0, "50 times the amount"), (-2e15, "many times the amount")],
+)
+def test_shares_are_said_as_one_reads_them(share, words):
+    assert _in_words(share) == words
 
 
 class Leaky(nn.Module):

@@ -312,6 +312,16 @@ def test_inference_mode_changes_nothing(way, made):
     assert torch.equal(found, expected)
 
 
+def test_a_model_of_inference_mode_that_cannot_be_copied_is_refused():
+    x = torch.randn(9, 6)
+    model = with_head(MODELS["norm"](), x)
+    with torch.inference_mode():
+        inner = copy.deepcopy(model)
+    inner[0].lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"made under torch.inference_mode.* cannot be copied"):
+        NEON(inner, EpsilonPlus()).attribute(x)
+
+
 # contexts within each other
 
 

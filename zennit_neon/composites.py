@@ -13,6 +13,7 @@ from zennit.rules import Epsilon, Flat, Gamma, Pass, ZBox
 from zennit.torchvision import VGGCanonizer
 from zennit.types import Convolution, MaxPool
 
+from .examination import refuse
 from .guard import Snapshot, say
 from .heads import Head
 from .registration import complete, refuse_others
@@ -76,6 +77,11 @@ class Neon(Composite):
         if inner is not None:  # its rules for the head would never be asked
             beta = inner.beta if beta is None else beta
             competitor = inner.competitor if competitor is None else competitor
+        if isinstance(competitor, str):
+            raise TypeError(
+                f"competitor must be the position of a cluster among those of the head, from 0, got {competitor!r}; "
+                "explain(..., competitor=) takes labels"
+            )
         competitor = None if competitor is None else at_least(competitor, "competitor", 0)
         self.trunk_composite, self.beta, self.competitor = trunk_composite, beta, competitor
         self.rules: list[tuple[type, Hook]] = [
@@ -143,6 +149,8 @@ class Neon(Composite):
         ------
         RuntimeError
             If another composite is attached to the model, or Zennit was patched. The model is then as it was.
+        ValueError
+            If parts of the model are scripted or traced.
         """
         if BasicHook.backward.__module__ != "zennit.core":
             raise RuntimeError(
@@ -150,6 +158,7 @@ class Neon(Composite):
                 f"{BasicHook.backward.__module__} (a monkey patch such as lxt's): rules in the trunk would be wrong"
             )
         self.remove()
+        refuse(module)
         refuse_others(module)
         snapshot = Snapshot(module)
         try:
