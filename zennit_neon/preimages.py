@@ -118,7 +118,8 @@ def coarse_column(center: Tensor, weight: Tensor, root: Tensor, dtype: torch.dty
     # of numbers next to nothing, few digits are left
     least = torch.finfo(kind).tiny * torch.finfo(kind).eps / TELLING[kind]
     lost = ((own[:, 0] <= others) & (clear[:, 0] > noise)) | ((clear[:, 0] > 0) & (clear[:, 0] < least))
-    lost |= float(root.abs().max()) ** 2 < least
+    size = float(root.abs().max())
+    lost |= size > 0 and size**2 < least  # all support vectors may be at one place, and differ in weight
     if not bool(lost.any()):
         return None
     moved = (error.abs() * weight.abs().amax(0))[lost].sum(0)

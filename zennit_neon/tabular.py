@@ -179,9 +179,12 @@ def _read(path: Path, separator: str, index: str | None) -> pandas.DataFrame:
             # without this, pandas takes the first column as index where rows are longer than the header
             warnings.simplefilter("error", pandas.errors.ParserWarning)
             names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
-            # what a converter gives back stays as it is: no numbers, no missing values
-            as_written = {names.index(index): str} if index in names else None
-            frame = pandas.read_csv(path, sep=separator, index_col=False, converters=as_written)
+            frame = pandas.read_csv(path, sep=separator, index_col=False)
+            if index in names:  # as it is written: no numbers, no missing values
+                place = names.index(index)
+                text: Any = {"dtype": str, "keep_default_na": False, "usecols": [place]}
+                written = pandas.read_csv(path, sep=separator, index_col=False, **text)
+                frame[frame.columns[place]] = written.iloc[:, 0].astype(object)
     except pandas.errors.EmptyDataError:
         raise ValueError(f"{path} is empty") from None
     except UnicodeDecodeError:
