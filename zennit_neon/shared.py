@@ -128,7 +128,7 @@ class _State:
         self.memory = memory
 
     def take(self) -> Tensor:
-        """The output, once: what happens to it in place is none of our business."""
+        """The output, once: later in-place changes are allowed."""
         assert self._output is not None
         output, self._output = self._output, None
         return output

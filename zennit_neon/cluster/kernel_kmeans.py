@@ -233,7 +233,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
     def _start(self, kernel: _Kernel, labels: Array, random: Any, bar: Any) -> tuple[float, Array, int, bool]:
         """Iterate from labels; the best inertia that came by, its labels, how many iterations, and whether they ended.
 
-        Labels that come by again would do so for ever: then the best is what there is.
+        If a labelling repeats, the iteration stops and the best is returned.
         """
         best, seen = (np.inf, labels), set()
         for iteration in range(1, self.max_iter + 1):

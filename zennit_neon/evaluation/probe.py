@@ -54,7 +54,7 @@ class Probe:
 
 @contextlib.contextmanager
 def probing(model: nn.Module, layers: Sequence[str], x: Tensor, composite: Composite) -> Iterator[Probe]:
-    """Run a picture through a network once; within the context, relevance comes down from its layers any often.
+    """Run a picture through a network once; within the context, relevance of its layers can be computed repeatedly.
 
     Parameters
     ----------
