@@ -123,3 +123,14 @@ def test_zero_tolerance_changes_nothing():
 def test_refusals(head, points, tolerance, kind, message):
     with pytest.raises(kind, match=message):
         prune(head, points, tolerance)
+
+
+def test_autocast_changes_nothing(rng):
+    X = rng.normal(size=(40, 3)).astype(np.float32) + 20
+    head = NeuralizedKernelKMeans([X[:20], X[20:] + 2], gamma=0.5)
+    want = prune(head, X[:3])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = prune(head, X[:3])
+    assert found.head.sizes == want.head.sizes
+    assert found.head.beta == want.head.beta
+    assert torch.equal(found.relevance_error, want.relevance_error)

@@ -143,10 +143,14 @@ class Neuralized(NamedTuple):
 
     def table(self, X: Any) -> Table:
         """The points, in which noise may have missing and infinite values."""
-        table = Table(X)
-        if self.groups is None or not self.groups.noise.any():
-            return table
-        return Table(X, table.unreadable(self.groups.noise))
+        return _without_noise(Table(X), self.groups)
+
+
+def _without_noise(table: Table, found: Groups | None) -> Table:
+    """A table in which noise that cannot be read is ignored."""
+    if found is None or not found.noise.any():
+        return table
+    return Table(table.X, table.unreadable(found.noise))
 
 
 def neuralized(clustering: Any, X: Any = None, **options: Any) -> Neuralized:
@@ -201,7 +205,7 @@ def _fitted(labels: Any, X: Any, fit: Fit, is_hdbscan: bool = False) -> Neuraliz
     """A head that is fitted to labels of points."""
     table = Table(X)
     found = groups(labels, len(table), table.index, table.unreadable, is_hdbscan)
-    return Neuralized(fit(found, Neuralized(None, found).table(X)), found)  # type: ignore[arg-type]
+    return Neuralized(fit(found, _without_noise(table, found)), found)
 
 
 def _behind_steps(pipeline: Any, X: Any, labels: Any, fit: Fit) -> Neuralized:

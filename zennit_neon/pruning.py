@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .guard import exact
 from .heads import stiffness
 from .kernel import NeuralizedKernelKMeans
 from .tables import Table
@@ -81,7 +82,7 @@ def prune(head: NeuralizedKernelKMeans, X: Any, tolerance: float = 1e-3, *, expl
     layer = head.evidence_layer
     kept = torch.zeros(sum(sizes), dtype=torch.bool, device=head.support.device)
     total = 0.0
-    with torch.no_grad():
+    with exact(), torch.no_grad():
         for _, scores, shares in _batches(head, table):
             total += float(layer.contest(scores).pooled.sum(dtype=torch.float64))
             kept |= torch.cat([_needed(part, tolerance) for part in shares.split(sizes, 1)], 1).any(0)

@@ -103,6 +103,10 @@ def surrogate(
     return head
 
 
+#: Examples that doctest does not see behind a decorator.
+__test__ = {"surrogate": surrogate}
+
+
 def _held_out(own: Array, share: float, random: Any) -> Array:
     """A share of the points of each cluster, rounded down: there is always one to learn from."""
     chosen = np.zeros(len(own), dtype=bool)
