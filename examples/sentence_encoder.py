@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 import zennit_neon as neon
-from zennit_neon.text.trunk import TokenMean, explain_tokens
+from zennit_neon.text.token_explanation import TokenMean, explain_tokens
 
 MODULES = ["cluster", "decomposition", "ensemble", "linear_model", "metrics", "preprocessing"]
 

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zennit_neon.text import terminal
-from zennit_neon.text.highlight import Highlight, page
-from zennit_neon.text.markup import LEVELS, PAGE_STYLE, STYLE
+from zennit_neon.text.highlight import Highlight, page, terminal
+from zennit_neon.text.highlight.html import LEVELS, PAGE_STYLE, STYLE
 
 ANSI = re.compile(r"\x1b\[[\d;]*m")
 NASTY = '<script>alert(1)</script></style></div><img src=x onerror="f()">&amp; \' &#0; ]]> <!-- \x1b[31m'

@@ -22,7 +22,7 @@ from zennit_neon import (
 )
 from zennit_neon.composites import Neon
 from zennit_neon.text import Highlight, WordAverage, WordVectors, explain_text
-from zennit_neon.text.trunk import TokenMean, explain_tokens
+from zennit_neon.text.token_explanation import TokenMean, explain_tokens
 
 from . import reference
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..plot import number, shorten
 from ..safe import escaped, line, safe
 from ..text import Highlight, TextExplanation, page
-from ..text.markup import FOR
+from ..text.highlight.html import FOR
 
 if TYPE_CHECKING:
     import pandas

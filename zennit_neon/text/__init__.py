@@ -1,10 +1,10 @@
 """Which words put a document into its cluster? Averages of word vectors, bags of words, highlighted documents."""
 
-from .explanation import TextExplanation, explain_text
 from .highlight import Highlight, page
-from .trunk import TokenExplanation, TokenMean, explain_tokens
+from .token_explanation import TokenExplanation, TokenMean, explain_tokens
 from .vectors import WordVectors
-from .words import WordAverage, tokens
+from .word_average import WordAverage, tokens
+from .word_explanation import TextExplanation, explain_text
 
 __all__ = [
     "Highlight",

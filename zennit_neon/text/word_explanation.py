@@ -12,13 +12,15 @@ import torch
 
 from .. import functional
 from ..explanation import asked_of, check_fidelity, labels_of
+from ..labels import place_of
 from ..routes import Question
 from ..validation import at_least
-from .documents import DocumentExplanation, filled
+from .base import DocumentExplanation, filled
 from .highlight import Highlight
-from .reading import NamesReader, Reader, flat_steps, reader_of
-from .route import NOISE, TextRoute, of_known
-from .words import check_texts
+from .plot import top_words
+from .vectorizers import NamesReader, Reader, flat_steps, reader_of
+from .word_attributor import NOISE, WordAttributor, of_known
+from .word_average import check_texts
 
 if TYPE_CHECKING:
     import pandas
@@ -103,25 +105,27 @@ def explain_text(
     X, documents = _numbers(texts, reader)
     known = np.diff(X.indptr) > 0
     rest = [*rest[:-1], of_known(rest[-1], known)] if rest else rest
-    route = TextRoute.of(reader, rest, X[known], batch_size, progress, chosen=cluster is not None)
-    head = route.head
+    attributor = WordAttributor.of(reader, rest, X[known], batch_size, progress, chosen=cluster is not None)
+    head = attributor.head
     check_fidelity(head, min_fidelity)
     chosen, competitor = asked_of(cluster, competitor, head, known.shape)
-    route.question = Question(route.stiffness(functional.check_beta(beta), competitor), competitor)
-    data, absent, evidence, own = route.explain(None if chosen is None else chosen[torch.from_numpy(known)])
+    question = Question(attributor.stiffness(functional.check_beta(beta), competitor), competitor)
+    asked = None if chosen is None else chosen[torch.from_numpy(known)]
+    data, absent, evidence, own = attributor.explain(asked, question)
     return TextExplanation(
         relevance=type(X)((data, X.indices, X.indptr), shape=X.shape),
         absent=filled(absent, known, 0.0),
         evidence=filled(evidence, known, np.nan),
         _own=filled(own, known, NOISE),
         skipped=np.flatnonzero(~known),
-        beta=route.question.beta,
+        beta=question.beta,
         words=reader.words,
         n_clusters=head.n_clusters,
         labels=labels_of(head),
         texts=documents,
         _reader=reader,
-        _route=route,
+        _attributor=attributor,
+        _question=question,
     )
 
 
@@ -174,7 +178,7 @@ def _numbers(texts: Any, reader: Reader) -> tuple[csr_matrix, list[str] | None]:
 class TextExplanation(DocumentExplanation):
     """Relevance of words for the clusters of documents, as :func:`explain_text` returns it.
 
-    Has the attributes of a :class:`~zennit_neon.text.documents.DocumentExplanation` (``evidence``, ``cluster``,
+    Has the attributes of a :class:`~zennit_neon.text.base.DocumentExplanation` (``evidence``, ``cluster``,
     ``beta``, ``n_clusters``, ``labels``, ``texts``) and these.
 
     Attributes
@@ -195,7 +199,8 @@ class TextExplanation(DocumentExplanation):
     skipped: Array
     words: Array
     _reader: Reader
-    _route: TextRoute
+    _attributor: WordAttributor
+    _question: Question
 
     def __repr__(self) -> str:
         beta = "None" if self.beta is None else f"{self.beta:.4g}"
@@ -228,18 +233,18 @@ class TextExplanation(DocumentExplanation):
     @property
     def competitor(self) -> Any:
         """The label of the competitor that was asked about, if any."""
-        place = self._route.question.competitor
+        place = self._question.competitor
         return None if place is None else self.labels[place]
 
     @property
     def conserves(self) -> bool:
         """Whether relevance sums to evidence by the rules that were used: nothing is dissipated."""
-        return bool(self._route.layer.conserves)
+        return bool(self._attributor.layer.conserves)
 
     @property
     def fidelity(self) -> Fidelity | None:
         """How well the network stands for labels (:class:`~zennit_neon.Fidelity`); None where it is exact."""
-        measured: Fidelity | None = self._route.head.fidelity
+        measured: Fidelity | None = self._attributor.head.fidelity
         return measured
 
     def top_words(self, n: int = 10) -> pandas.DataFrame:
@@ -315,11 +320,21 @@ class TextExplanation(DocumentExplanation):
         Returns
         -------
         figure, axes
-            ``axes`` has one for each cluster.
-        """
-        from .plot import top_words
+            ``axes`` has one for each cluster, with a scale of its own.
 
-        return top_words(self, at_least(n, "n"), clusters)
+        Raises
+        ------
+        ValueError
+            If no document belongs to a cluster, or to one of those that were asked for.
+        """
+        words, count = at_least(n, "n"), np.bincount(self._own[self._own >= 0], minlength=self.n_clusters)
+        shown = np.flatnonzero(count).tolist()
+        if clusters is not None:
+            shown = [place_of(k, self.labels, self.n_clusters, "clusters") for k in clusters]
+        empty = [self._label(k) for k in shown if not count[k]]
+        if empty or not shown:
+            raise ValueError(f"clusters must have documents, but {empty or 'all'} have none")
+        return top_words(self.top_words(words), {self._label(k): int(count[k]) for k in shown}, words)
 
     def _repr_html_(self) -> str:
         """The first documents, and the top words of each cluster."""
@@ -337,7 +352,7 @@ class TextExplanation(DocumentExplanation):
     def _absent(self, documents: Array, cluster: int) -> Array:
         """Relevance (V,) of absent words, summed over documents of a cluster."""
         known = np.delete(np.arange(len(self)), self.skipped)
-        return self._route.absent(np.searchsorted(known, documents), cluster)
+        return self._attributor.absent(np.searchsorted(known, documents), cluster, self._question)
 
     def _ranked(self, values: Array, count: int) -> list[tuple[Any, ...]]:
         """Words of the largest absolute values."""

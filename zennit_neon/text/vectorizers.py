@@ -17,7 +17,7 @@ from ..steps import lookup
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from .words import WordAverage
+    from .word_average import WordAverage
 
 __all__ = ["AverageReader", "BagReader", "NamesReader", "Reader", "flat_steps", "reader_of"]
 

@@ -17,7 +17,7 @@ R_k / (T h_k)`: what :func:`~zennit_neon.text.explain_text` computes (paper 1, S
 matter, as gradients add up by themselves.
 
 *Rules.* A Zennit composite of the user's own, with ``Neon`` around it. The midpoint rule then ends at the document, and
-a mean (:class:`~zennit_neon.text.trunk.TokenMean`) has the rule of Zennit's ``Norm``,
+a mean (:class:`~zennit_neon.text.token_explanation.TokenMean`) has the rule of Zennit's ``Norm``,
 :math:`R_{ti} = \phi_{ti} R_i / \sum_s \phi_{si}`, which is large where a dimension of the document is near 0. Zennit's
 rules belong to modules. What a ``forward`` does besides passes relevance on like a gradient: an addition ``x + f(x)``
 doubles it, ``x.mean(1)`` gives every token the same, a product scales it. No composite is sound for
@@ -45,7 +45,7 @@ from torch.overrides import TorchFunctionMode
 from ..composites import Neon
 from ..session import session
 from ..validation import at_least
-from .encoder import Answer, Batch, Encoder, Found, as_array, described
+from .token_model import Answer, Batch, Encoder, Found, as_array, described
 
 __all__ = ["integrated", "linear", "rules"]
 

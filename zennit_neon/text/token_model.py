@@ -1,6 +1,6 @@
 """Clusters of documents that a network of the user's own embeds: model, documents without padding, what the head says.
 
-:mod:`zennit_neon.text.ways` goes back from there to the tokens.
+:mod:`zennit_neon.text.token_methods` goes back from there to the tokens.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from ..guard import unwrapped
 from ..heads import Head
+from ..routes import Question
 from ..session import Session
 from ..validation import at_least
-from .route import TextRoute
+from .word_attributor import WordAttributor
 
-__all__ = ["Answer", "Batch", "Encoder", "as_array", "described", "text_route"]
+__all__ = ["Answer", "Batch", "Encoder", "as_array", "attributor_of", "described"]
 
 Array = np.ndarray[Any, Any]
 
@@ -46,16 +47,17 @@ class Answer:
     cluster: Array
 
     @classmethod
-    def of(cls, route: TextRoute, cluster: Tensor | None) -> Answer:
-        """The answer of a route to its question, for the assigned or the given clusters."""
-        count = route.X.shape[0]
-        gradient, given, evidence = np.empty((count, route.head.n_features)), np.empty(count), np.empty(count)
+    def of(cls, attributor: WordAttributor, cluster: Tensor | None, question: Question) -> Answer:
+        """The answer to a question, for the assigned or the given clusters."""
+        count = attributor.X.shape[0]
+        gradient, given, evidence = np.empty((count, attributor.head.n_features)), np.empty(count), np.empty(count)
         own = np.empty(count, dtype=np.int64)
-        for place in route.batches("explain"):
-            X, scale = route.X[place], route.scale[place]
-            a, b, evidence[place], own[place] = route.linear(X, scale, None if cluster is None else cluster[place])
-            gradient[place] = -2 * scale[:, None] * (a @ route.words.weight)
-            given[place], _ = route.words.relevance(X, scale, a, b)
+        for place in attributor.batches("explain"):
+            X, scale = attributor.X[place], attributor.scale[place]
+            some = None if cluster is None else cluster[place]
+            a, b, evidence[place], own[place] = attributor.linear(X, scale, some, question)
+            gradient[place] = -2 * scale[:, None] * (a @ attributor.words.weight)
+            given[place], _ = attributor.words.relevance(X, scale, a, b)
         return cls(gradient, given, evidence, own)
 
 
@@ -196,14 +198,14 @@ class Batch:
         return relevance, expected, even
 
 
-def text_route(encoder: Encoder, batch: Batch) -> TextRoute:
-    """The route of documents as vectors, each the only word of its own."""
+def attributor_of(encoder: Encoder, batch: Batch) -> WordAttributor:
+    """The attributor of documents as vectors, each the only word of its own."""
     from scipy.sparse import identity
 
     documents = np.empty((int(batch.some.sum()), encoder.head.n_features))
     for place, tokens in batch.parts():
         documents[place] = as_array(encoder.run(encoder.vectors(tokens), tokens)[0])
-    return TextRoute(encoder.head, identity(len(documents), format="csr"), documents, None, False)
+    return WordAttributor(encoder.head, identity(len(documents), format="csr"), documents, None, False)
 
 
 def as_array(values: Tensor) -> Array:

@@ -1,6 +1,6 @@
 """Which tokens put a document into its cluster, where a network of the user's own embeds it? ``explain_tokens``.
 
-:mod:`zennit_neon.text.ways` says how relevance comes back to the tokens.
+:mod:`zennit_neon.text.token_methods` says how relevance comes back to the tokens.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ..explanation import asked_of, check_fidelity, labels_of
 from ..routes import Question
 from ..session import plain_session
 from ..validation import whole
-from .documents import DocumentExplanation, filled
-from .encoder import Answer, Batch, Encoder, text_route
+from .base import DocumentExplanation, filled
 from .highlight import Highlight
-from .route import NOISE
-from .ways import integrated, linear, rules
+from .token_methods import integrated, linear, rules
+from .token_model import Answer, Batch, Encoder, attributor_of
+from .word_attributor import NOISE
 
 __all__ = ["TokenExplanation", "TokenMean", "explain_tokens"]
 
@@ -156,14 +156,14 @@ def explain_tokens(
     chosen, competitor = asked_of(cluster, competitor, encoder.head, (len(batch),))
     with plain_session(encoder.model) as plain, torch.enable_grad():
         original, encoder = encoder, encoder.on(plain)
-        route = text_route(encoder, batch)
+        attributor = attributor_of(encoder, batch)
         beta = functional.check_beta(neon.beta if beta is None else beta)
-        route.question = Question(route.stiffness(beta, competitor), competitor)
-        answer = Answer.of(route, None if chosen is None else chosen[batch.some])
+        question = Question(attributor.stiffness(beta, competitor), competitor)
+        answer = Answer.of(attributor, None if chosen is None else chosen[batch.some], question)
         if way == "linear":
             parts = linear(encoder, batch, answer)
         elif way == "rules":
-            parts = rules(original, batch, neon.replaced(route.question.beta, competitor), answer)
+            parts = rules(original, batch, neon.replaced(question.beta, competitor), answer)
         else:
             parts = integrated(encoder, batch, answer, baseline, n_steps)
     relevance, expected, even = batch.together(parts)
@@ -175,7 +175,7 @@ def explain_tokens(
         mask=batch.mask.numpy(),
         expected=expected,
         even=even,
-        beta=None if way == "integrated gradients" else route.question.beta,
+        beta=None if way == "integrated gradients" else question.beta,
         n_clusters=encoder.head.n_clusters,
         labels=labels_of(encoder.head),
         texts=documents,
@@ -191,7 +191,7 @@ def explain_tokens(
 class TokenExplanation(DocumentExplanation):
     """Relevance of tokens for the clusters of documents, as :func:`explain_tokens` returns it.
 
-    Has the attributes of a :class:`~zennit_neon.text.documents.DocumentExplanation` (``evidence``, ``cluster``,
+    Has the attributes of a :class:`~zennit_neon.text.base.DocumentExplanation` (``evidence``, ``cluster``,
     ``beta``, ``n_clusters``, ``labels``, ``texts``) and these.
 
     Attributes

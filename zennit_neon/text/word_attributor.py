@@ -17,13 +17,13 @@ from ..labels import NOISE, are_labels
 from ..routes import Question
 from ..steps import steps_of
 from ..validation import at_least
-from .bag import WordLayer
-from .reading import AverageReader, Reader
+from .vectorizers import AverageReader, Reader
+from .word_layer import WordLayer
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["NOISE", "TextRoute", "of_known"]
+__all__ = ["NOISE", "WordAttributor", "of_known"]
 
 Array = np.ndarray[Any, Any]
 
@@ -32,10 +32,8 @@ Array = np.ndarray[Any, Any]
 DOCUMENTS, UNITS = 4096, 2**20
 
 
-class TextRoute:
+class WordAttributor:
     """From the words of documents, each of which has some, to relevance."""
-
-    question: Question
 
     def __init__(self, head: Head, X: csr_matrix, vectors: Array | None, batch_size: int | None, progress: bool):
         width = X.shape[1] if vectors is None else vectors.shape[1]
@@ -55,17 +53,17 @@ class TextRoute:
     @classmethod
     def of(
         cls, reader: Reader, steps: list[Any], X: csr_matrix, batch_size: int | None, progress: bool, chosen: bool
-    ) -> TextRoute:
-        """Route of documents (N, V) through the steps behind a reader."""
+    ) -> WordAttributor:
+        """Attributor of documents (N, V) through the steps behind a reader."""
         points, vectors = X, None
         if isinstance(reader, AverageReader):
             X, vectors = reader.average.vectors.used(X)
             points = X @ vectors
         found = _neuralized(steps, points)
-        route = cls(found.head, X, vectors, batch_size, progress)
+        attributor = cls(found.head, X, vectors, batch_size, progress)
         if found.groups is not None and not chosen and found.groups.noise.any():
-            route.noise = found.groups.noise
-        return route
+            attributor.noise = found.groups.noise
+        return attributor
 
     def stiffness(self, beta: float | None, competitor: int | None) -> float | None:
         """Stiffness as given, of the head, or by Eq. 3 (paper 1) over the documents."""
@@ -91,39 +89,43 @@ class TextRoute:
                 bar.update(place.stop - place.start)
 
     @torch.no_grad()
-    def linear(self, X: csr_matrix, scale: Array, cluster: Tensor | None) -> tuple[Array, Array | None, Array, Array]:
+    def linear(
+        self, X: csr_matrix, scale: Array, cluster: Tensor | None, question: Question
+    ) -> tuple[Array, Array | None, Array, Array]:
         """Coefficients of the linear units and the cluster's own part, evidence, and cluster of documents."""
         units = self.words.units(X, scale)
         scores = self.layer.pool(units)
-        if self.question.competitor is not None:
-            passed, evidence, own = self.layer.versus(scores, self.question.competitor, cluster)
+        if question.competitor is not None:
+            passed, evidence, own = self.layer.versus(scores, question.competitor, cluster)
         else:
             contest = self.layer.contest(scores, cluster)
-            passed = self.layer.coefficients(contest, self.question.beta)
+            passed = self.layer.coefficients(contest, question.beta)
             evidence, own = contest.pooled[:, 0], contest.cluster[:, 0]
         a, b = self.layer.spread(units, passed, own)
         return a.numpy(), None if b is None else b.numpy(), evidence.numpy(), own.numpy()
 
-    def explain(self, cluster: Tensor | None) -> tuple[Array, Array, Array, Array]:
+    def explain(self, cluster: Tensor | None, question: Question) -> tuple[Array, Array, Array, Array]:
         """Relevance at the non-zeros, its sum over absent words, evidence, and cluster."""
         data, absent, count = np.empty(self.X.nnz), np.empty(self.X.shape[0]), self.X.indptr
         evidence, own = np.empty(self.X.shape[0]), np.empty(self.X.shape[0], dtype=np.int64)
         for place in self.batches("explain"):
             X, scale = self.X[place], self.scale[place]
-            a, b, evidence[place], own[place] = self.linear(X, scale, None if cluster is None else cluster[place])
+            a, b, evidence[place], own[place] = self.linear(
+                X, scale, None if cluster is None else cluster[place], question
+            )
             data[count[place.start] : count[place.stop]], absent[place] = self.words.relevance(X, scale, a, b)
         if self.noise is not None:
             data[np.repeat(self.noise, np.diff(count))], absent[self.noise] = 0, 0
             evidence[self.noise], own[self.noise] = np.nan, NOISE
         return data, absent, evidence, own
 
-    def absent(self, rows: Array, cluster: int) -> Array:
+    def absent(self, rows: Array, cluster: int, question: Question) -> Array:
         """Relevance (V,) of the words that are absent, summed over some documents of a cluster."""
         total = np.zeros(self.X.shape[1])
         for start in range(0, len(rows), self.size):
             some = rows[start : start + self.size]
             X, scale = self.X[some], self.scale[some]
-            a, b, _, _ = self.linear(X, scale, torch.full((len(some),), cluster))
+            a, b, _, _ = self.linear(X, scale, torch.full((len(some),), cluster), question)
             total += self.words.absent(X, scale, a, b)
         return total
 

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ..safe import line
-from ..validation import at_least
-from . import markup, terminal
-from .markup import number
+from ...safe import line
+from ...validation import at_least
+from . import html as markup
+from . import terminal
+from .html import number
 
 __all__ = ["Highlight", "page"]
 
