@@ -63,8 +63,10 @@ def digits(path):
 
 
 def main(folder="docs/images"):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, draw in (("moons_dbscan", moons), ("digits_hdbscan", digits)):
-        path = Path(folder) / f"{name}.png"
+        path = folder / f"{name}.png"
         draw(path)
         print(f"wrote {path}")
 

@@ -53,6 +53,8 @@ def draw(images, relevance, cluster):
 
 
 def main(folder="docs/images"):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     trunk = train(images, torch.tensor(digits.target))
@@ -64,7 +66,7 @@ def main(folder="docs/images"):
     e = neon.explain(model, images, composite=Neon(EpsilonGammaBox(low=0.0, high=1.0)))
     kept = float(e.relevance.sum() / e.evidence.sum())
     print(f"{kept:.1%} of the evidence arrives at the pixels; biases of the trunk take or add the rest")
-    path = Path(folder) / "digits_trunk.png"
+    path = folder / "digits_trunk.png"
     draw(images, e.relevance, e.cluster).savefig(path, dpi=120)
     print(f"wrote {path}")
 

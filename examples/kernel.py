@@ -58,8 +58,10 @@ def fig_4(path):
 
 
 def main(folder="docs/images"):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, draw in (("kernel_distances", fig_3), ("kernel_plane", fig_4)):
-        path = Path(folder) / f"{name}.png"
+        path = folder / f"{name}.png"
         draw(path)
         print(f"wrote {path}")
 

@@ -13,10 +13,12 @@ from zennit_neon import plot
 
 
 def main(folder="docs/images"):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     X, _ = make_blobs([60, 60, 60], centers=[[-2, -1], [2, -1.5], [0.5, 2]], cluster_std=0.8, random_state=1)
     kmeans = KMeans(3, n_init=10, random_state=0).fit(X)
     figure, _ = plot.plane(kmeans, X, cluster=int(kmeans.predict([[-2, -1]])[0]))
-    path = Path(folder) / "plane.png"
+    path = folder / "plane.png"
     figure.savefig(path, dpi=120)
     print(f"wrote {path}")
 

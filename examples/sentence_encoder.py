@@ -117,6 +117,8 @@ def remaining(model, ids, e, order, n=3):
 
 
 def main(folder="docs/images"):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     texts, labels = sentences()
     ids, spans = read(texts, vocabulary(texts))
     encoder = train(ids, labels)
@@ -146,7 +148,7 @@ def main(folder="docs/images"):
     ]:
         print(f"{remaining(model, some, linear, order):7.1%} of the evidence without 3 words by {name}")
 
-    path = Path(folder) / "sentence_encoder.html"
+    path = folder / "sentence_encoder.html"
     linear.to_html(path, documents=range(40), title="Sentences of scikit-learn's documentation")
     print(f"wrote {path}")
 

@@ -70,6 +70,8 @@ def draw(picture, found, show):
 
 
 def main(folder="docs/images", size=448):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     network = load_vgg16()
     for name, picture, show in pictures(int(size)):
         found = {block: explain_picture(picture, network, block, CLUSTERS) for block in BLOCKS}
@@ -79,7 +81,7 @@ def main(folder="docs/images", size=448):
         rules = NeonVGG(network.low, network.high, zero_params="bias")
         kept = explain_picture(picture, network, BLOCKS[-1], CLUSTERS, composite=rules).kept
         print(f"{name}, block {BLOCKS[-1]}, rules without biases: {float(kept.min()):.1%} to {float(kept.max()):.1%}")
-        path = Path(folder) / f"vgg_{name}.png"
+        path = folder / f"vgg_{name}.png"
         draw(picture, found, show).savefig(path, dpi=100)
         print(f"wrote {path}")
 

@@ -16,12 +16,14 @@ from zennit_neon import plot
 
 
 def main(folder="docs/images"):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     X = load_wine(as_frame=True).data
     pipeline = make_pipeline(StandardScaler(), KMeans(3, n_init=10, random_state=0)).fit(X)
     e = neon.explain(pipeline, X)
     print(e.summary().T.round(2).to_string())
     for name, (figure, _) in {"wine_clusters": plot.clusters(e), "wine_point": plot.point(e, 0)}.items():
-        path = Path(folder) / f"{name}.png"
+        path = folder / f"{name}.png"
         figure.savefig(path, dpi=120)
         print(f"wrote {path}")
 
