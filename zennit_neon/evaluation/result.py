@@ -67,7 +67,7 @@ class Result:
     def difference(self, method: str, other: str) -> tuple[float, float]:
         """Mean difference of the areas of two methods over points, and its standard error, in percent points.
 
-        Points are paired, so this tells methods apart that the table does not.
+        Points are paired, and methods have the same draws, so this tells methods apart that the table does not.
         """
         unknown = [name for name in (method, other) if name not in self.methods]
         if unknown:
