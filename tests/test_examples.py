@@ -20,7 +20,7 @@ FILES = {
     "scan_digits": (["scan_digits.png"], []),
     "vgg_clusters": (["vgg_spiral.png", "vgg_photograph.png", "vgg_dogs.png", "vgg_voc.png"], ["96"]),
     "sentence_encoder": (["sentence_encoder.html"], []),
-    "table_1": (["table_1.csv", "table_1.md", "table_1_bandwidth.md"], ["1", "wine"]),
+    "table_1": (["table_1.csv", "table_1.md", "table_1_summary.md", "table_1_bandwidth.md"], ["1", "wine"]),
     "table_1_vgg": (["table_1_vgg.md"], ["2", "PICTURES"]),
     "table_2": (["table_2.md"], ["20"]),
     "fig_8": (["fig_8.md", "fig_8.png", "fig_8_top.png"], ["SCORES", "VOC", "2", "96"]),
