@@ -66,7 +66,7 @@ class Trunk(Closed):
     @property
     def beta(self) -> float | None:
         """Stiffness of the composite, else that of the head."""
-        own = None if self.composite is None else self.composite.beta
+        own = None if self.composite is None or self.head.soft else self.composite.beta
         return self.head.beta if own is None else own
 
     @property
@@ -182,8 +182,10 @@ class Trunk(Closed):
             self._keep(place, scores)
             passed, amount, own = self._coefficients(scores, cluster, question)
             evidence = amount
-            if question.through is not None:
-                amount = self._flow(passed, scores, own, question)[:, question.through]
+            if question.through is not None:  # the rules then see one neuron, without the constant of soft pooling
+                layer = self.head.evidence_layer
+                shift = layer.shift if layer.shifted and question.competitor is None else 0.0
+                amount = layer.flow(passed, scores, own, shift)[:, question.through]
             column = own[:, None] == self.head.clusters.to(own.device)
             if not bool(column.any(1).all()):
                 raise ValueError(
