@@ -232,3 +232,8 @@ def kernel_pairs(x, sets, weights, gamma, c, through, dissipate):
                 activation = np.sum((x - v) ** 2) - np.sum((x - u) ** 2)
                 passed = q[0][i] * q[1][j] * relevance
                 yield u, v, passed * activation / h if dissipate else passed
+
+
+def similarities(x, sets, weights, gamma):
+    """Similarity i_k of one point to each kernel centroid (paper 2, Section 3.3)."""
+    return np.array([w @ np.exp(-gamma * outlierness(x, s)) for s, w in zip(sets, weights, strict=True)])

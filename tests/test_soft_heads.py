@@ -48,7 +48,9 @@ def built(parts, explicit=False, **keywords):
 
 def probabilities(X, sets, weights, power):
     """Prop. 2 of paper 2: powers of the similarity to each centroid, over their sum."""
-    similarity = np.array([[w @ np.exp(-GAMMA * reference.outlierness(x, s)) for s, w in zip(sets, weights)] for x in X])
+    similarity = np.array(
+        [[w @ np.exp(-GAMMA * reference.outlierness(x, s)) for s, w in zip(sets, weights, strict=True)] for x in X]
+    )
     return similarity**power / (similarity**power).sum(1, keepdims=True)
 
 
@@ -66,7 +68,7 @@ def test_relevance_of_soft_kernel_heads(parts, explicit, conserve):
     for found in (neon.explain(head, X), neon.explain(head, X, composite=Neon())):
         assert found.beta == BETA
         for x, c, relevance, evidence in zip(X, found.cluster, found.relevance, found.evidence, strict=True):
-            o = [-np.log(w @ np.exp(-GAMMA * reference.outlierness(x, s))) / GAMMA for s, w in zip(sets, weights)]
+            o = -np.log(reference.similarities(x, sets, weights, GAMMA)) / GAMMA
             h = {k: BETA * (o[k] - o[c]) for k in range(4) if k != c}
             f, through = reference.soft_shares(h, conserve)
             pairs = reference.kernel_pairs(x, sets, weights, GAMMA, c, through, not conserve)
@@ -148,7 +150,7 @@ def test_all_clusters_and_captum(parts, explicit, conserve):
 @pytest.mark.parametrize("kind", ["kmeans", "kernel"])
 @pytest.mark.parametrize("probability", [0.55, 0.9, 0.999])
 def test_calibration_reaches_a_probability(parts, explicit, kind, probability):
-    sets, weights, X = parts
+    X = parts[2]
     head = built(parts, explicit, beta=None)
     if kind == "kmeans":
         head = neon.NeuralizedKMeans(X[:4], soft=True, explicit=explicit)
