@@ -1,8 +1,8 @@
 """Fig. 4 of the arXiv paper: standard, kernel and deep k-means of the ten digits, and what explains them.
 
-A: t-SNE of the logits of test digits, in the colours of their true classes, with the accuracy of the model. B: one digit
-of each class, explained by each model; red pixels speak for its cluster, blue ones against it. C: explanations taken
-apart by competitor (``Explanation.through``), with its share of the evidence, for a 0 and a 3 by the kernel model.
+A: t-SNE of the logits of test digits, in the colours of their true classes, with the accuracy of the model. B: one
+digit of each class, explained by each model; red pixels speak for its cluster, blue ones against it. C: explanations
+taken apart by competitor (``Explanation.through``), with its share of the evidence: a 0 and a 3 by the kernel model.
 
 Run: python examples/mnist_clusters.py [FOLDER] [POINTS] [EPOCHS], which writes FOLDER/mnist_clusters_a.png, _b.png and
 _c.png (default: docs/images). It needs MNIST's test digits, as examples/mnist_flipping.py.
