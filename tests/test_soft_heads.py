@@ -204,6 +204,24 @@ def test_what_soft_heads_refuse(parts):
         built(parts, soft=False, conserve=True)
     with pytest.raises(ValueError, match="conserve is for soft clusterings"):
         neon.NeuralizedKMeans([[0.0], [1.0]], conserve=True)
+    with pytest.raises(ValueError, match=r"cannot be chosen by a composite; got Neon\(beta=2\)"):
+        neon.explain(built(parts), parts[2], composite=Neon(beta=2.0))
+    with pytest.raises(ValueError, match="words are explained through kernel heads that dissipate"):
+        built(parts, conserve=True).evidence_layer.spread(torch.zeros(1, 10), torch.zeros(1, 4), torch.zeros(1).long())
+
+
+def test_coefficients_of_linear_units(parts):
+    """What explains words: relevance is linear in the units of the support vectors."""
+    head, x = built(parts), torch.tensor(parts[2])
+    layer = head.evidence_layer
+    points = head.rows(x)
+    units = 2 * points @ layer.weight.T - (layer.weight * layer.root).sum(1)
+    assert torch.allclose(layer.pool(units), layer.scores(points))
+    contest = layer.contest(layer.pool(units))
+    passed, own = layer.spread(units, layer.coefficients(contest, None), contest.cluster[:, 0])
+    relevance = passed @ (layer.weight * layer.root) - 2 * points * (passed @ layer.weight)
+    assert own is None
+    assert torch.allclose(relevance, neon.explain(head, x).relevance)
 
 
 def test_conserving_kmeans_at_scale_and_on_a_boundary():

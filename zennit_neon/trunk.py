@@ -51,7 +51,13 @@ class Trunk(Closed):
             )
         super().__init__(heads[0], table, batch_size, progress)
         self.model: nn.Module | None = model
-        self.composite: Neon | None = composite if isinstance(composite, Neon) else Neon(composite)
+        rules = composite if isinstance(composite, Neon) else Neon(composite)
+        self.composite: Neon | None = rules
+        if rules.beta is not None and self.head.soft:
+            raise ValueError(
+                f"beta is part of a soft clustering, or not needed, and cannot be chosen by a composite; got "
+                f"Neon(beta={rules.beta:g})"
+            )
         state = [*model.parameters(), *model.buffers()]
         self._like = next((part for part in state if part.dtype.is_floating_point), None)
         self._scores_of: Tensor | None = None
@@ -66,7 +72,7 @@ class Trunk(Closed):
     @property
     def beta(self) -> float | None:
         """Stiffness of the composite, else that of the head."""
-        own = None if self.composite is None or self.head.soft else self.composite.beta
+        own = None if self.composite is None else self.composite.beta
         return self.head.beta if own is None else own
 
     @property
