@@ -149,7 +149,8 @@ class SupportEvidence(Centroids):
         return relevance
 
     def _conserved(self, centred: Tensor, coefficients: Tensor, cluster: Tensor) -> Tensor:
-        """Relevance of points (M, d) by the midpoint rule, where all pools have conserved it."""
+        """Relevance of points (M, d) by the midpoint rule, where all pools have conserved it: small quotients show."""
+        kind, centred, coefficients = centred.dtype, centred.double(), coefficients.double()
         weight, root = self.weight.to(centred), self.root.to(centred)
         scores, units = self.scores(centred), self._units(centred)
         spread, extra = torch.zeros_like(units), torch.zeros_like(centred) if self.mixing else None
@@ -165,7 +166,7 @@ class SupportEvidence(Centroids):
                 if extra is not None:
                     extra[rows] = ((passed @ weight) * root[own] - (passed @ root) * weight[own]).sum(1)
         relevance = functional.redistribute(centred, spread, weight, root)
-        return relevance if extra is None else relevance + extra
+        return (relevance if extra is None else relevance + extra).to(kind)
 
     def _members(self, cluster: int) -> slice:
         """Where the support vectors of a cluster are."""
