@@ -1,11 +1,13 @@
 """Fig. 5 of the arXiv paper: pixel flipping on MNIST, for standard, kernel and deep k-means.
 
-Clusters are the ten digits, as in the paper. Pixels of all images are replaced, in one order, by those of the root
-points (the nearest points without evidence); the faster evidence falls, the better. That paper has the zB rule on
-pixels where the later one has the midpoint rule; both are shown.
+Clusters are the ten digits, as in the paper; evidence is the logit of soft assignments whose largest probability is
+0.9 on average (0.8 for standard k-means), and pools conserve relevance (Eq. 9). Pixels of all images are replaced, in
+one order, by those of the root points (the nearest points without evidence); the faster evidence falls, the better.
+NEON has zB on pixels (the paper's rule), z+, z, or the midpoint rule of the later paper. In the deep model layers above
+the pixels have z+ (or z, in the row of z); in the row of the midpoint rule that rule is in the head, and zB on pixels.
 
 Run: python examples/mnist_flipping.py [FOLDER] [POINTS] [EPOCHS], which writes FOLDER/mnist_flipping.png (default:
-docs/images) and prints the mean of each curve. It needs MNIST's test digits (t10k-*-ubyte.gz) in the folder mnist of
+docs/images) and prints the area under each curve. It needs MNIST's test digits (t10k-*-ubyte.gz) in the folder mnist of
 ZENNIT_NEON_DATA.
 """
 
@@ -19,20 +21,24 @@ import numpy as np
 import torch
 from matplotlib import pyplot
 from sklearn.cluster import KMeans
+from sklearn.metrics.pairwise import rbf_kernel
 from torch import nn
-from zennit.composites import SpecialFirstLayerMapComposite
-from zennit.rules import Gamma, ZBox
+from zennit.composites import SpecialFirstLayerMapComposite, layer_map_base
+from zennit.rules import Epsilon, ZBox, ZPlus
 from zennit.types import Linear
 
 import zennit_neon as neon
 from zennit_neon.baselines import Setting, attribute
+from zennit_neon.cluster import kernel_gamma
 from zennit_neon.composites import Neon
 from zennit_neon.evaluation.flipping import flip_over_data
+from zennit_neon.layer import ClippedReLU
 from zennit_neon.roots import root_points
 
-METHODS = {"gradient_x_input": "GI", "sensitivity": "SA", "sr": "SR", "ig_root": "IG", "neon": "NEON"}
-ZB = "NEON, zB"
-FRACTIONS = torch.linspace(0, 1, 15).square()
+METHODS = {"sensitivity": "SA", "gradient_x_input": "GI", "sr": "SR", "ig_root": "IG"}
+RULES = {"NEON, zB": ZBox(0.0, 1.0), "NEON, z+": ZPlus(), "NEON, z": Epsilon(1e-9), "NEON, midpoint": None}
+SURE = {"standard": 0.8, "kernel": 0.9, "deep": 0.9}
+FRACTIONS = torch.linspace(0, 1, 15, dtype=torch.float64).square()
 
 
 def digits():
@@ -46,21 +52,23 @@ def digits():
 
 
 def standard(x, y):
-    return neon.NeuralizedKMeans(torch.stack([x[y == k].mean(0) for k in range(10)]))
+    """The mean of each digit."""
+    return neon.NeuralizedKMeans(torch.stack([x[y == k].mean(0) for k in range(10)]), soft=True, conserve=True)
 
 
 def kernel(x, y):
-    """10 support vectors a digit, and the kernel of which self-similarity is 90 % among them."""
+    """10 support vectors a digit, of which self-similarity is 90 %, and centroids of unit norm."""
     vectors = [KMeans(10, n_init=1, random_state=0).fit(x[y == k]).cluster_centers_ for k in range(10)]
-    model = neon.KernelKMeans(100, init=np.arange(100), max_iter=1).fit(np.concatenate(vectors))
-    return neon.NeuralizedKernelKMeans(vectors, gamma=model.gamma_)
+    gamma = kernel_gamma(np.concatenate(vectors), "self-similarity")
+    weights = [np.full(10, rbf_kernel(part, gamma=gamma).sum() ** -0.5) for part in vectors]
+    return neon.NeuralizedKernelKMeans(vectors, gamma, weights, soft=True, conserve=True)
 
 
 def deep(x, y, epochs):
     """Three layers, trained to bring each digit to its fixed centroid, and k-means with these centroids."""
     torch.manual_seed(0)
     widths = [784, 256, 256, 64]
-    layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
+    layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), ClippedReLU())]
     trunk = nn.Sequential(*layers).double()
     centroids = torch.rand(10, 64, generator=torch.Generator().manual_seed(1)).double().round()
     optimizer = torch.optim.Adam(trunk.parameters(), lr=1e-3)
@@ -69,44 +77,41 @@ def deep(x, y, epochs):
             optimizer.zero_grad()
             (trunk(x[rows]) - centroids[y[rows]]).square().sum(1).mean().backward()
             optimizer.step()
-    return nn.Sequential(trunk, neon.NeuralizedKMeans(centroids)).eval()
+    return nn.Sequential(trunk, neon.NeuralizedKMeans(centroids, soft=True, conserve=True)).eval()
 
 
-def zb(head, x, cluster):
-    """NEON of the arXiv paper on pixels from 0 to 1: take-most on the pools, zB on the pairs of support vectors."""
-    flow = neon.explain(head, x, cluster=cluster).competitors
-    if isinstance(head, neon.NeuralizedKMeans):
-        sets, shares = head.centroids[:, None], torch.ones(len(x), 10, 1, dtype=x.dtype)
-    else:
-        sets = head.support.unflatten(0, (10, -1))
-        shares = head.evidence_layer.shares(head.rows(x)).unflatten(1, (10, -1))
-    relevance = torch.zeros_like(x)
-    for n, c in enumerate(cluster.tolist()):
-        for k in range(10):
-            if k != c:
-                weight = 2 * (sets[c, :, None] - sets[k])  # (p, p, d)
-                z = x[n] * weight - weight.clamp(max=0)
-                part = shares[n, c, :, None] * shares[n, k] * flow[n, k] / z.sum(2)
-                relevance[n] += (z * part[..., None]).sum((0, 1))
-    return relevance
+def models(x, y, epochs):
+    """The three models by name, as sure of themselves as in the paper."""
+    for build in (standard, kernel, deep):
+        model = build(x, y, epochs) if build is deep else build(x, y)
+        trunk, head = (model[0], model[1]) if build is deep else (nn.Identity(), model)
+        with torch.no_grad():
+            head.calibrate(trunk(x), probability=SURE[build.__name__])
+        yield build.__name__, model
+
+
+def rules(model, name):
+    """A composite with one of the rules on the pixels, z+ (or z) above, and midpoints on request."""
+    rule = RULES[name]
+    if not isinstance(model, nn.Sequential):
+        return Neon(head_rule=rule)
+    inner = rule if name == "NEON, z" else ZPlus()
+    first = ZBox(0.0, 1.0) if rule is None else rule
+    trunk = SpecialFirstLayerMapComposite([*layer_map_base(), (Linear, inner)], [(Linear, first)])
+    return Neon(trunk, head_rule=None if rule is None else inner)
 
 
 def main(folder="docs/images", count=300, epochs=12):
     images, labels = digits()
     train, known = images[:8000], labels[:8000]
     x = images[8000 : 8000 + int(count)]
-    composite = Neon(SpecialFirstLayerMapComposite([(Linear, Gamma(0.25))], [(Linear, ZBox(0.0, 1.0))]))
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for ax, build in zip(axes, (standard, kernel, deep), strict=True):
-        model = build(train, known, *([int(epochs)] if build is deep else []))
-        name, head = build.__name__, model[-1] if isinstance(model, nn.Sequential) else model
-        trunk = model[0] if isinstance(model, nn.Sequential) else nn.Identity()
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for ax, (name, model) in zip(axes, models(train, known, int(epochs)), strict=True):
         with torch.no_grad():
-            head.calibrate(trunk(train))
             cluster = model(x).argmax(1)
             accuracy = float((model(images[8000:]).argmax(1) == labels[8000:]).double().mean())
         roots = root_points(model, x, cluster, train[:2000])
-        setting = Setting(model, train, beta=head.beta, composite=composite if model is not head else None)
+        setting = Setting(model, train)
         print(f"{name}: accuracy {accuracy:.2f}")
 
         def evidence(points, place, model=model, cluster=cluster):
@@ -114,15 +119,13 @@ def main(folder="docs/images", count=300, epochs=12):
                 return model(points).gather(1, cluster[place, None])[:, 0]
 
         maps = {label: attribute(method, setting, x, cluster) for method, label in METHODS.items()}
-        if model is head:
-            maps[ZB] = zb(head, x, cluster)
-        else:
-            maps[ZB] = maps.pop("NEON")  # the layers below the head have zB on pixels
-        for label, relevance in maps.items():
-            i = [*METHODS.values(), ZB].index(label)
+        for label in RULES:
+            maps[label] = neon.explain(model, x, cluster=cluster, composite=rules(model, label)).relevance
+        for i, (label, relevance) in enumerate(maps.items()):
             curve = flip_over_data(x, relevance, roots, evidence, FRACTIONS, 1024)
-            ax.plot(100 * FRACTIONS, curve, color=f"C{i}", linewidth=2.6 if "NEON" in label else 1.3, label=label)
-            print(f"  {label:<8} mean evidence over the curve {curve.mean() / curve[0]:.3f} of that of the digits")
+            ax.plot(100 * FRACTIONS, curve, color=f"C{i}", linewidth=2.2 if "NEON" in label else 1.2, label=label)
+            drawn, even = (torch.trapezoid(curve, t) / curve[0] for t in (FRACTIONS.sqrt(), FRACTIONS))
+            print(f"  {label:<14} area {drawn:.3f} of the evidence of the digits as drawn, {even:.3f} on an even axis")
         ax.set_xscale("function", functions=(np.sqrt, np.square))
         ax.set_xticks([0, 2, 8, 18, 32, 51, 73, 100])
         ax.set_xlabel("pixels flipped (%)")
@@ -130,6 +133,7 @@ def main(folder="docs/images", count=300, epochs=12):
     axes[0].set_ylabel("mean evidence")
     axes[0].legend(fontsize="small")
     path = Path(folder) / "mnist_flipping.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     print(f"wrote {path}")
 

@@ -192,3 +192,48 @@ def _shares(values, sharpness, weights):
     scaled = np.log(weights) + sharpness * np.asarray(values)
     shares = np.exp(scaled - scaled.max())
     return shares / shares.sum()
+
+
+def linear_rule(rule, x, w, b, relevance):
+    """Eq. 10 of paper 2 for one neuron: "z", "z+", or bounds (low, high) for zB; the bias is a neuron that is 1."""
+    if rule == "z":
+        parts, rest = [xi * wi for xi, wi in zip(x, w, strict=True)], b
+    elif rule == "z+":
+        parts, rest = [xi * max(wi, 0) for xi, wi in zip(x, w, strict=True)], max(b, 0)
+    else:
+        low, high = rule
+        parts = [xi * wi - low * max(wi, 0) - high * min(wi, 0) for xi, wi in zip(x, w, strict=True)]
+        rest = 0.0
+    total = sum(parts) + rest
+    return np.array([part / total * relevance for part in parts]) if total else np.zeros(len(x))
+
+
+def midpoint(x, u, v, relevance):
+    """Eq. 4 of paper 1 for one pair of centroids or support vectors."""
+    z = (x - (u + v) / 2) * 2 * (u - v)
+    return z / z.sum() * relevance
+
+
+def soft_shares(h, conserve):
+    """Logit (Eq. 3, paper 2) and relevance of competitors by Eq. 9 of paper 2, or dissipated; h is beta h_k."""
+    f = -log_sum_exp([-value for value in h.values()])
+    p = {k: math.exp(f - value) for k, value in h.items()}
+    return f, {k: p[k] * (f if conserve else h[k]) for k in h}
+
+
+def kernel_pairs(x, sets, weights, gamma, c, through, dissipate):
+    """Support vectors u and v of all pairs, and the relevance of their neuron, given that of competitors."""
+    for k, relevance in through.items():
+        near = [np.exp(np.log(weights[m]) - gamma * outlierness(x, sets[m])) for m in (c, k)]
+        q = [part / part.sum() for part in near]
+        h = (math.log(near[0].sum()) - math.log(near[1].sum())) / gamma
+        for i, u in enumerate(sets[c]):
+            for j, v in enumerate(sets[k]):
+                activation = np.sum((x - v) ** 2) - np.sum((x - u) ** 2)
+                passed = q[0][i] * q[1][j] * relevance
+                yield u, v, passed * activation / h if dissipate else passed
+
+
+def similarities(x, sets, weights, gamma):
+    """Similarity i_k of one point to each kernel centroid (paper 2, Section 3.3)."""
+    return np.array([w @ np.exp(-gamma * outlierness(x, s)) for s, w in zip(sets, weights, strict=True)])

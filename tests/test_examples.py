@@ -26,6 +26,7 @@ FILES = {
     "fig_8": (["fig_8.md", "fig_8.png", "fig_8_top.png"], ["SCORES", "VOC", "2", "96"]),
     "fig_9": (["fig_9.png"], ["1", "4"]),
     "fig_10": (["fig_10.png"], ["1", "wine"]),
+    "mnist_clusters": (["mnist_clusters_a.png", "mnist_clusters_b.png", "mnist_clusters_c.png"], ["100", "1"]),
     "mnist_flipping": (["mnist_flipping.png"], ["10", "1"]),
     "newsgroups": (["newsgroups.md", "newsgroups_groups.png", "newsgroups_pairs.html"], ["400"]),
 }
@@ -40,7 +41,7 @@ def test_example(name, tmp_path, monkeypatch):
     files, arguments = FILES[name]
     if "vgg" in name or "VOC" in arguments:
         monkeypatch.setenv("TORCH_HOME", str(data_folder() / "torch"))
-    if name in ("mnist_flipping", "newsgroups"):
+    if name in ("mnist_clusters", "mnist_flipping", "newsgroups"):
         data_folder()
     if "PICTURES" in arguments:
         pictures = tmp_path / "pictures"

@@ -10,6 +10,7 @@ from hypothesis import given
 from tests import reference
 from tests.strategies import clusterings
 from zennit_neon import functional as F
+from zennit_neon import soft
 
 
 def _t(array):
@@ -230,15 +231,15 @@ def _logits(shift, n_clusters=4):
 @pytest.mark.parametrize("shift", [0.0, -1.5])
 def test_soft_evidence_is_the_logit_of_the_probability(level, n_clusters, shift):
     logits = _logits(level, n_clusters)
-    evidence = F.soft_evidence(_t(logits), shift)
+    evidence = soft.soft_evidence(_t(logits), shift)
     expected = np.array([[reference.log_odds(row, c) + shift for c in range(n_clusters)] for row in logits])
     np.testing.assert_allclose(evidence, expected, rtol=1e-14, atol=1e-11 * max(1, abs(level)))
     for c in range(n_clusters):
-        contest = F.soft_contest(_t(logits), torch.full((6,), c), shift)
+        contest = soft.soft_contest(_t(logits), torch.full((6,), c), shift)
         np.testing.assert_allclose(contest.pooled[:, 0], expected[:, c], rtol=1e-14, atol=1e-11 * max(1, abs(level)))
         assert contest.cluster[:, 0].tolist() == [c] * 6
-    assert torch.equal(F.soft_contest(_t(logits)).cluster[:, 0], _t(logits).argmax(1))
-    maps = F.soft_evidence(_t(logits)[:, :, None, None].expand(-1, -1, 2, 3), shift)
+    assert torch.equal(soft.soft_contest(_t(logits)).cluster[:, 0], _t(logits).argmax(1))
+    maps = soft.soft_evidence(_t(logits)[:, :, None, None].expand(-1, -1, 2, 3), shift)
     assert torch.equal(maps, evidence[:, :, None, None].expand(-1, -1, 2, 3))
 
 
@@ -247,11 +248,11 @@ def test_soft_coefficients_are_the_shares_of_prop_7(n_clusters):
     scores, shift = _t(_logits(0.0, n_clusters)[:3]), -0.4
     clusters = torch.arange(n_clusters)
     contrasts = F.contrasts(scores, clusters) + shift
-    pooled = F.soft_evidence(scores, shift + math.log(n_clusters - 1))
-    shares = F.soft_min_take_most(contrasts, pooled)
+    pooled = soft.soft_evidence(scores, shift + math.log(n_clusters - 1))
+    shares = soft.soft_min_take_most(contrasts, pooled)
     for c in range(n_clusters):
-        contest = F.soft_contest(scores, torch.full((3,), c), shift + math.log(n_clusters - 1))
-        passed = F.soft_coefficients(contest)
+        contest = soft.soft_contest(scores, torch.full((3,), c), shift + math.log(n_clusters - 1))
+        passed = soft.soft_coefficients(contest)
         others = [k for k in range(n_clusters) if k != c]
         for n in range(3):
             h = {k: float(scores[n, c] - scores[n, k]) + shift for k in others}
@@ -260,17 +261,17 @@ def test_soft_coefficients_are_the_shares_of_prop_7(n_clusters):
             np.testing.assert_allclose(passed[n, others], list(p.values()), rtol=0, atol=1e-12)
             np.testing.assert_allclose(shares[n, c], list(expected.values()), rtol=0, atol=1e-12)
         np.testing.assert_allclose(passed.sum(1), 0, atol=1e-12)
-        assert torch.allclose(F.soft_coefficients(contest, 2 * contest.pooled[:, 0]), 2 * passed)
-        assert not F.soft_coefficients(contest, torch.zeros(3).double()).any()
-    assert torch.allclose(F.soft_min_take_most(contrasts, 2 * pooled), 2 * shares)
+        assert torch.allclose(soft.soft_coefficients(contest, 2 * contest.pooled[:, 0]), 2 * passed)
+        assert not soft.soft_coefficients(contest, torch.zeros(3).double()).any()
+    assert torch.allclose(soft.soft_min_take_most(contrasts, 2 * pooled), 2 * shares)
 
 
 def test_soft_pooling_at_zero_evidence_passes_nothing():
     scores = _t([[0.0, 0.0]])
-    contest = F.soft_contest(scores, torch.tensor([0]))
+    contest = soft.soft_contest(scores, torch.tensor([0]))
     assert contest.pooled.item() == 0
-    assert F.soft_coefficients(contest, _t([1.0])).tolist() == [[0, 0]]
-    assert F.soft_min_take_most(F.contrasts(scores, torch.tensor([0])), _t([[1.0]])).tolist() == [[[0]]]
+    assert soft.soft_coefficients(contest, _t([1.0])).tolist() == [[0, 0]]
+    assert soft.soft_min_take_most(F.contrasts(scores, torch.tensor([0])), _t([[1.0]])).tolist() == [[[0]]]
 
 
 @pytest.mark.parametrize("n_clusters", [2, 3])
@@ -278,9 +279,9 @@ def test_gradients_of_soft_pooling(n_clusters):
     scores = torch.randn(2, n_clusters, dtype=torch.float64, requires_grad=True)
     relevance = torch.randn(2, dtype=torch.float64)
     chosen = torch.zeros(2, dtype=torch.int64)
-    assert torch.autograd.gradcheck(lambda scores: F.soft_evidence(scores, 0.3), scores)
+    assert torch.autograd.gradcheck(lambda scores: soft.soft_evidence(scores, 0.3), scores)
     assert torch.autograd.gradcheck(
-        lambda scores: F.soft_coefficients(F.soft_contest(scores, chosen, 0.3), relevance), scores
+        lambda scores: soft.soft_coefficients(soft.soft_contest(scores, chosen, 0.3), relevance), scores
     )
     contrasts = F.contrasts(scores.detach(), chosen[:1]).requires_grad_()
-    assert torch.autograd.gradcheck(lambda h: F.soft_min_take_most(h, relevance[:, None]), contrasts)
+    assert torch.autograd.gradcheck(lambda h: soft.soft_min_take_most(h, relevance[:, None]), contrasts)

@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from zennit_neon import explain, neuralize
-from zennit_neon.cluster import KernelKMeans, kernel_kmeans
+from zennit_neon.cluster import KernelKMeans, bandwidth, kernel_gamma, kernel_kmeans
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -163,3 +163,54 @@ def test_a_single_iteration_keeps_given_labels(rng):
     for k, part in enumerate(model.support_vectors_):
         np.testing.assert_array_equal(part, X[labels == k])
     assert (KernelKMeans(3, init=labels, random_state=0).fit(X).labels_ != labels).any()
+
+
+def _similarity(X, gamma):
+    return np.exp(-gamma * ((X[:, None] - X[None]) ** 2).sum(2))
+
+
+@pytest.mark.parametrize("share", [None, 0.6])
+def test_gamma_by_self_similarity(share):
+    X = np.random.default_rng(1).normal(size=(30, 4)) + 1e3
+    gamma = kernel_gamma(X, "self-similarity", share=share)
+    assert 30 / _similarity(X, gamma).sum() == pytest.approx(share or 0.9, rel=1e-6)
+    assert KernelKMeans(3, gamma="self-similarity", self_similarity=share or 0.9).fit(X).gamma_ == pytest.approx(gamma)
+    few = kernel_gamma(X, n_clusters=2, share=share)
+    assert few == pytest.approx(KernelKMeans(2, self_similarity=share or 0.9, random_state=0).fit(X).gamma_)
+
+
+@pytest.mark.parametrize("share", [None, 0.7])
+def test_gamma_by_neighbours(share):
+    """Of the similarities with others, the N / K largest of each point make up half."""
+    X = np.random.default_rng(2).normal(size=(60, 3)) * [1, 5, 1]
+    gamma = kernel_gamma(X, "neighbours", n_clusters=5, share=share)
+    others = -np.sort(-(_similarity(X, gamma) - np.eye(60)), axis=1)
+    assert others[:, :12].sum() / others.sum() == pytest.approx(share or 0.5, rel=1e-6)
+    assert share or KernelKMeans(5, gamma="neighbours").fit(X).gamma_ == pytest.approx(gamma)
+
+
+def test_neighbours_of_some_points_stand_for_all(monkeypatch):
+    X = np.random.default_rng(2).normal(size=(600, 3))
+    gamma = kernel_gamma(X, "neighbours", n_clusters=5)
+    monkeypatch.setattr(bandwidth, "ROWS", 200)
+    assert kernel_gamma(X, "neighbours", n_clusters=5) == pytest.approx(gamma, rel=0.2)
+    assert kernel_gamma(X, "neighbours", n_clusters=5) != gamma
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rule": "scott"}, r"rule must be one of \['self-similarity', 'neighbours'\], got 'scott'"),
+        ({"rule": "neighbours"}, "n_clusters must be given for the rule 'neighbours'"),
+        ({"rule": "neighbours", "n_clusters": 1}, "n_clusters must be larger: 8 neighbours are all of the 8 points"),
+        ({"n_clusters": 9}, "n_clusters must be from 1 to the 8 points of X, got 9"),
+        ({"share": 1.0}, r"share must be between 0 and 1, got 1\.0"),
+        ({"share": 0.1}, r"share=0\.1 is exceeded by any gamma"),
+        ({"X": np.zeros((5, 2))}, "X must have different points"),
+    ],
+)
+def test_what_gamma_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kernel_gamma(**{"X": np.arange(16.0).reshape(8, 2), **arguments})
+    with pytest.raises(ValueError, match="gamma must be a number above 0 or one of"):
+        KernelKMeans(2, gamma="scott").fit(np.arange(16.0).reshape(8, 2))

@@ -1,16 +1,24 @@
 """Layers: leaves that compute one line of the papers each."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from zennit.composites import EpsilonPlus, LayerMapComposite
+from zennit.rules import Epsilon, Pass
+from zennit.types import Activation, Linear
 
+import zennit_neon as neon
 from tests import reference
+from zennit_neon.composites import Neon
 from zennit_neon.layer import (
     CentroidContrast,
     CentroidDistance,
     CentroidEvidence,
+    ClippedReLU,
     LogitContrast,
     LogitEvidence,
     MinPool,
@@ -153,3 +161,43 @@ def test_a_point_on_a_centroid_has_a_distance_of_zero_with_a_finite_gradient(pow
     assert distance.diagonal().tolist() == [0, 0]
     distance.sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+def clipped_model(activation):
+    torch.manual_seed(4)
+    layers = [nn.Linear(5, 8, bias=False), activation, nn.Linear(8, 4, bias=False), activation]
+    trunk, x = nn.Sequential(*layers).double(), 5 * torch.rand(12, 5, dtype=torch.float64)
+    with torch.no_grad():
+        centroids = trunk(x[:3]) + 0.1 * torch.randn(3, 4, dtype=torch.float64)
+    return nn.Sequential(trunk, neon.NeuralizedKMeans(centroids, beta=0.3)), x
+
+
+def test_clipped_relu():
+    layer, x = ClippedReLU(), torch.tensor([-3.0, 0.0, 0.25, 1.0, 5.0], requires_grad=True)
+    assert layer(x).tolist() == [0.0, 0.0, 0.25, 1.0, 2.0]
+    (slope,) = torch.autograd.grad(layer(x).sum(), x)
+    assert slope[[0, 2, 4]].tolist() == [0.0, 1.0, 0.25]
+    assert isinstance(layer, Activation)
+    assert isinstance(layer, nn.Module)
+    assert repr(layer) == "ClippedReLU()"
+
+
+@pytest.mark.parametrize(
+    "composite",
+    [EpsilonPlus(1e-12), LayerMapComposite([(Activation, Pass()), (Linear, Epsilon(1e-12))])],
+    ids=["plus", "map"],
+)
+def test_relevance_passes_clipped_relu_unchanged(composite):
+    """What leaves it is what enters it: with rules that conserve, and no word from the examination."""
+    model, x = clipped_model(ClippedReLU())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = neon.explain(model, x, composite=Neon(composite))
+    assert torch.allclose(found.relevance.sum(1), found.evidence, rtol=1e-4)
+
+
+def test_clipped_relu_without_a_rule_is_named():
+    model, x = clipped_model(ClippedReLU())
+    only_linear = LayerMapComposite([(Linear, Epsilon(1e-12))])
+    with pytest.warns(UserWarning, match=r"no rule for '0.1' \(ClippedReLU\)"):
+        neon.explain(model, x, composite=Neon(only_linear))

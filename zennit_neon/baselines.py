@@ -14,9 +14,9 @@ from .explanation import explain
 from .heads import Head
 from .kde import ConditionalKDE
 from .labels import named
-from .layer import Centroids
 from .pooling import soft_maximum
 from .roots import root_points
+from .scored import Centroids
 from .support import SupportEvidence
 
 __all__ = ["METHODS", "PAPER", "Setting", "attribute", "has_distances"]

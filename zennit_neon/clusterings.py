@@ -27,12 +27,14 @@ def neuralize(
     clustering: Any,
     X: Any = None,
     *,
+    soft: bool = False,
+    beta: float | None = None,
     support: int = 20,
     test_size: float = 1 / 3,
     random_state: Any = 0,
     progress: bool = False,
 ) -> Head:
-    """Rewrite a clustering as an equivalent neural network, without retraining (paper 1, Section II).
+    r"""Rewrite a clustering as an equivalent neural network, without retraining (paper 1, Section II).
 
     Where there is no equivalent network, and ``X`` is given, a kernel model is fitted to the labels of the points, and
     its agreement with them measured on points that were held out: ``head.fidelity``, which also says what kind of
@@ -67,6 +69,12 @@ def neuralize(
     X : ndarray, Tensor, sparse matrix or DataFrame, shape (N, d), optional
         The points that were clustered. Not used where the network is exact. Labels with an index of their own are
         matched with that of a DataFrame.
+    soft : bool
+        Explain the probability of the cluster, proportional to :math:`\exp(-\beta o_k)` with the (soft minimum of)
+        squared distances :math:`o_k`, in place of the hard assignment (Props. 1 and 2, paper 2). Clusters stay the
+        same. For all clusterings that compare distances, so for all but ``BisectingKMeans`` and clusters on logits.
+    beta : float, optional
+        Stiffness of the soft clustering, or else of min-take-most (Eq. 2, paper 1); or call ``head.calibrate``.
     support : int
         Support vectors of a cluster that is known by its labels, at most; class means are used where they do as well.
     test_size : float
@@ -126,9 +134,29 @@ def neuralize(
     >>> head.fidelity
     Fidelity(1.000 of 100 held-out points; by cluster 1.00, 1.00; up to 20 support vectors a cluster, raw features)
     """
-    return neuralized(
+    head = neuralized(
         clustering, X, support=support, test_size=test_size, random_state=random_state, progress=progress
     ).head
+    return _stiffened(head, soft, beta)
+
+
+def _stiffened(head: Head, soft: bool, beta: float | None) -> Head:
+    """The same clustering with soft evidence, or another stiffness."""
+    if beta is None and (not soft or head.soft):
+        return head
+    changes: dict[str, Any] = {} if beta is None else {"beta": beta}
+    if soft and "soft" not in head.arguments():
+        instead = {
+            "NeuralizedSoftmax": "NeuralizedSoftmax(linear, threshold=0.5) explains the probability of a cluster layer",
+            "NeuralizedHierarchy": "leaves of a tree compare the two sides of splits, and have no distances to all "
+            "clusters: leave soft out",
+        }
+        name = type(head).__name__
+        raise ValueError(
+            f"soft=True is for clusterings that compare distances to all clusters, got one that becomes a {name}; "
+            f"{instead.get(name, 'leave soft out')}"
+        )
+    return head.rebuilt(**changes, **({"soft": True} if soft else {}))
 
 
 neuralize.register = to_head.register  # type: ignore[attr-defined]

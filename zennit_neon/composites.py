@@ -15,6 +15,7 @@ from zennit.types import Convolution, MaxPool
 
 from .examination import refuse
 from .guard import Snapshot, say
+from .head_rules import check_head_rule, refuse_head_rule
 from .heads import Head
 from .registration import complete, refuse_others
 from .rules import ClosedForm, Detection, Dissipate, MaxTakeMost, Midpoint, MinTakeMost, SoftTakeMost
@@ -41,6 +42,17 @@ class Neon(Composite):
         the clusters of the head, from 0; ``explain(..., competitor=)`` takes labels.
     canonizers : list of zennit.canonizers.Canonizer, optional
         Applied besides those of ``trunk_composite``.
+    head_rule : zennit.core.BasicHook, optional
+        A rule of Zennit for the head's own linear layer, in place of the midpoint rule of distances (paper 1) and of
+        what ``trunk_composite`` has for logits: ``Epsilon(1e-9)``, ``ZPlus()`` and ``ZBox(low, high)`` are the z, z+
+        and zB rules of paper 2 (Eq. 10). It works on weights and biases of the neurons in the coordinates of the
+        head's input: those before the scalers of a Pipeline, and behind a row norm.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another kind, or head_rule is no rule for linear layers. When registered: if a head has no
+        linear layer that compares clusters (``NeuralizedHierarchy``).
 
     Warns
     -----
@@ -63,6 +75,7 @@ class Neon(Composite):
 
     beta: float | None
     competitor: int | None
+    head_rule: Hook | None
 
     def __init__(
         self,
@@ -70,6 +83,7 @@ class Neon(Composite):
         beta: float | None = None,
         competitor: int | None = None,
         canonizers: list[Any] | None = None,
+        head_rule: Hook | None = None,
     ):
         if trunk_composite is not None and not isinstance(trunk_composite, Composite):
             raise TypeError(f"trunk_composite must be an instance of a zennit Composite, got {trunk_composite!r}")
@@ -77,6 +91,8 @@ class Neon(Composite):
         if inner is not None:  # its rules for the head would never be asked
             beta = inner.beta if beta is None else beta
             competitor = inner.competitor if competitor is None else competitor
+            head_rule = inner.head_rule if head_rule is None else head_rule
+        self.head_rule = check_head_rule(head_rule)
         if isinstance(competitor, str):
             raise TypeError(
                 f"competitor must be the position of a cluster among those of the head, from 0, got {competitor!r}; "
@@ -85,10 +101,10 @@ class Neon(Composite):
         competitor = None if competitor is None else at_least(competitor, "competitor", 0)
         self.trunk_composite, self.beta, self.competitor = trunk_composite, beta, competitor
         self.rules: list[tuple[type, Hook]] = [
-            (Evidence, ClosedForm(beta, competitor)),
+            (Evidence, ClosedForm(beta, competitor, head_rule)),
             (Minimum, MinTakeMost(beta, competitor)),
             (SoftMinimum, SoftTakeMost(competitor)),
-            (Contrast, Midpoint(competitor)),
+            (Contrast, Midpoint(competitor) if head_rule is None else Detection(head_rule, competitor)),
             (Normalization, Pass()),
         ]
         trunk_canonizers = [] if trunk_composite is None else trunk_composite.canonizers
@@ -98,15 +114,18 @@ class Neon(Composite):
 
     def replaced(self, beta: float | None = None, competitor: int | None = None) -> Neon:
         """A composite with the same trunk and canonizers, and other parameters of the head's rules."""
-        return type(self)(self.trunk_composite, beta, competitor, self._own_canonizers)
+        return type(self)(self.trunk_composite, beta, competitor, self._own_canonizers, self.head_rule)
 
     def mapping(self, ctx: dict[Any, Any], name: str, module: nn.Module) -> Hook | None:
         """The rule for one module, as Zennit's composites look it up (ours first)."""
         heads = ctx.setdefault("neon_heads", {})
+        if self.head_rule is not None:
+            refuse_head_rule(self.head_rule, name.rpartition(".")[0], module)
         if isinstance(module, Logits):
             return self._logits(ctx, name.rpartition(".")[0], module)
         if isinstance(module, LogMeanExpPool):
-            return Dissipate(MaxTakeMost() if module.sharpness > 0 else MinTakeMost())
+            rule = MaxTakeMost() if module.sharpness > 0 else MinTakeMost()
+            return rule if module.conserve else Dissipate(rule)
         own = next((hook for group, hook in self.rules if isinstance(module, group)), None)
         foreign = self._foreign(ctx, name, module)
         if isinstance(module, Head):
@@ -116,10 +135,12 @@ class Neon(Composite):
         inside = own is not None or any(name == head or name.startswith(f"{head}.") or head == "" for head in heads)
         if not inside:
             return foreign
-        if foreign is not None and not isinstance(foreign, (ClosedForm, MinTakeMost, Midpoint, Pass)):
+        expected = (ClosedForm, MinTakeMost, Midpoint, Detection, Pass)
+        if foreign is not None and self.head_rule is None and not isinstance(foreign, expected):
             say(
                 f"the trunk composite has {type(foreign).__name__} for {name or 'the model'!r} "
-                f"({type(module).__name__}), a layer of a neuralised head; it keeps NEON's rule instead"
+                f"({type(module).__name__}), a layer of a neuralised head; it keeps NEON's rule instead. "
+                f"Neon(..., head_rule={type(foreign).__name__}(...)) puts a rule on the head's linear layer"
             )
         return own
 
@@ -131,7 +152,7 @@ class Neon(Composite):
 
     def _logits(self, ctx: dict[Any, Any], head: str, module: nn.Module) -> Hook:
         """The rule of a linear cluster layer: what the trunk composite has for the head's name, or for such layers."""
-        linear = ctx["neon_heads"].get(head)
+        linear = self.head_rule if self.head_rule is not None else ctx["neon_heads"].get(head)
         if linear is None:
             linear = self._foreign(ctx, head, nn.Linear(1, 1, device="meta"))
         if isinstance(module, Evidence):
@@ -257,7 +278,7 @@ class NeonVGG(Neon):
         Bounds of the input: black and white after normalisation.
     gammas, stabilizer, zero_params, flat
         As in :class:`VGGBlocks`.
-    beta, competitor
+    beta, competitor, head_rule
         As in :class:`Neon`.
     canonizers : list of zennit.canonizers.Canonizer, optional
         Zennit's ``VGGCanonizer``, which merges batch norms, if not given.
@@ -279,6 +300,7 @@ class NeonVGG(Neon):
         competitor: int | None = None,
         canonizers: list[Any] | None = None,
         flat: int = 0,
+        head_rule: Hook | None = None,
     ):
         self._trunk = {
             "low": low,
@@ -290,11 +312,11 @@ class NeonVGG(Neon):
             "flat": flat,
         }
         trunk = VGGBlocks(**self._trunk)
-        super().__init__(trunk, beta, competitor)
+        super().__init__(trunk, beta, competitor, head_rule=head_rule)
 
     def replaced(self, beta: float | None = None, competitor: int | None = None) -> NeonVGG:
         """A composite with the same trunk and canonizers, and other parameters of the head's rules."""
-        return type(self)(**self._trunk, beta=beta, competitor=competitor)
+        return type(self)(**self._trunk, beta=beta, competitor=competitor, head_rule=self.head_rule)
 
 
 def _neon_inside(composite: Composite | None) -> Neon | None:

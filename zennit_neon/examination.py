@@ -14,6 +14,7 @@ from zennit.core import BasicHook, Composite, Hook
 
 from .guard import autocasts, hooks_of, say
 from .heads import Head
+from .layer import ClippedReLU
 from .operations import ROUTES, before_of, draws, gated, kind_of, node_name, plain_name, signals_in
 from .twin import reached
 from .types import NeonLayer
@@ -365,7 +366,7 @@ def _kind_of_layer(module: nn.Module) -> str | None:
         return "norm rule"
     leaf = not any(True for _ in module.children())
     has_parameters = any(value is not None for value in module._parameters.values())
-    return "rule" if leaf and has_parameters else None
+    return "rule" if leaf and (has_parameters or isinstance(module, ClippedReLU)) else None
 
 
 def _is_identity(module: Any) -> bool:

@@ -13,17 +13,17 @@ from zennit.core import Hook, Identity
 
 from .affine import Affine, RowNorm, check_steps, combine, from_state
 from .arrays import complaint, is_finite
+from .calibration import Calibrated
 from .functional import check_beta
-from .guard import autocasts, exact
+from .guard import autocasts
 from .layer import CentroidContrast, CentroidEvidence, MinPool, SoftMinPool, UnitNorm
 from .preimages import check_centroids, coarse_column, norm_layer, pull_back, too_coarse
-from .tables import Table
 from .validation import check_clusters, check_feature_names, check_labels
 
-__all__ = ["Head", "NeuralizedKMeans"]
+__all__ = ["Head", "NeuralizedKMeans", "check_soft"]
 
 
-class Head(nn.Module):
+class Head(Calibrated):
     """What all neuralised clusterings share.
 
     A head maps points ``(N, d, ...)`` to evidence ``(N, C, ...)`` of the clusters of interest. Evidence is positive
@@ -63,7 +63,7 @@ class Head(nn.Module):
 
     @property
     def soft(self) -> bool:
-        """Whether evidence is about a probability: it pools all competitors, and no stiffness is left to choose."""
+        """Whether evidence is about a probability: it pools all competitors, and the clustering has the stiffness."""
         return bool(self.evidence_layer.soft)
 
     @property
@@ -81,45 +81,6 @@ class Head(nn.Module):
     def clusters(self) -> Tensor:
         """Clusters of interest, one for each output."""
         return self.evidence_layer.clusters
-
-    @exact()
-    def calibrate(self, X: Any, *, batch_size: int | None = None, progress: bool = False) -> Head:
-        r"""Set the stiffness to the inverse of the mean evidence of the assigned clusters.
-
-        .. math:: \beta = 1 / \mathbb{E}[f_c] \qquad \text{(Eq. 3, paper 1)}
-
-        Parameters
-        ----------
-        X : ndarray, Tensor or DataFrame, shape (N, d, ...)
-            The data set.
-        batch_size : int, optional
-            Points at a time; by default as many as use memory well.
-        progress : bool
-            Show a progress bar.
-
-        Returns
-        -------
-        Head
-            The head itself.
-
-        Raises
-        ------
-        ValueError
-            If X is empty, or all points lie on boundaries, or the head is soft and has no stiffness to choose.
-        """
-        if self.soft:
-            raise ValueError("this head explains probabilities, whose pool has no stiffness beta to calibrate")
-        table = Table(X)
-        table.check_width(self.n_features)
-        table.check_names(self.feature_names)
-        total = 0.0
-        size = table.batch_size(self.width) if batch_size is None else batch_size
-        with torch.no_grad():
-            for place, x in table.batches(size, progress, "calibrate", next(self.buffers())):
-                scores = table.check(place, self.evidence_layer.scores(self.rows(x)))
-                total += float(self.evidence_layer.contest(scores).pooled.sum(dtype=torch.float64))
-        self.pooling_layer.beta = stiffness(total, torch.Size((len(table), *table.shape[2:])).numel())
-        return self
 
     def points(self, x: Tensor) -> Tensor:
         """Inputs (N, d, ...) as they enter the evidence layer: half types in float32, row norm applied.
@@ -274,13 +235,14 @@ def _has_rules_above(node: Any, most: int = 64) -> bool:
     return False
 
 
-def stiffness(total: float, count: int) -> float:
-    """Eq. 3 (paper 1) from the sum of the evidence of ``count`` points in their clusters."""
-    if count == 0:
-        raise ValueError("beta = 1 / mean evidence (Eq. 3) needs at least one point, got none; give beta instead")
-    if total <= 0:
-        raise ValueError("beta = 1 / mean evidence (Eq. 3) is infinite: all points lie on boundaries between clusters")
-    return count / total
+def check_soft(beta: Any, soft: bool, conserve: bool) -> float | None:
+    """The stiffness of a head, or None; ``ValueError`` if it does not fit the way in which the head pools."""
+    beta = check_beta(beta)
+    if soft and beta is not None and (beta == 0 or beta == float("inf")):
+        raise ValueError(f"beta must be the stiffness of the soft clustering, above 0 and finite, got {beta}")
+    if conserve and not soft:
+        raise ValueError("conserve is for soft clusterings, got conserve=True with soft=False: give soft=True")
+    return beta
 
 
 class NeuralizedKMeans(Head):
@@ -307,6 +269,11 @@ class NeuralizedKMeans(Head):
         ``beta`` is the stiffness of the clustering itself (Prop. 1, paper 2):
 
         .. math:: f_c = -\log \sum_{k \neq c} \exp(-\beta h_{ck}) = \mathrm{logit}\, P(c \mid x)
+
+        Without ``beta`` call ``calibrate(X, probability=0.9)``.
+    conserve : bool
+        With ``soft``: the pool conserves relevance (Eq. 9, paper 2) in place of dissipating it (Prop. 7, paper 1), so
+        that relevance sums to evidence. Near a boundary it is then large, and of both signs.
     steps : sequence of Affine and RowNorm
         Steps between the input and the space of the centroids. Relevance belongs to the input.
     labels : sequence, optional
@@ -336,6 +303,7 @@ class NeuralizedKMeans(Head):
         clusters: Sequence[int] | None = None,
         explicit: bool = False,
         soft: bool = False,
+        conserve: bool = False,
         steps: Iterable[Affine | RowNorm] = (),
         labels: Sequence[Any] | None = None,
         feature_names: Sequence[str] | None = None,
@@ -347,16 +315,14 @@ class NeuralizedKMeans(Head):
         self.steps = tuple(steps)
         whole = self._before(self.steps, self.centroids.shape[1], "centroids")
         self._named(labels, feature_names)
-        beta = check_beta(beta)
-        if soft and (not beta or beta == float("inf")):
-            raise ValueError(f"beta must be the stiffness of the soft clustering, above 0 and finite, got {beta}")
+        beta = check_soft(beta, soft, conserve)
         chosen = check_clusters(clusters, self.n_clusters)
         parts = (*self._pulled_back(self.centroids, whole), not whole.diagonal, chosen, soft)
         if explicit:
-            self.contrast = CentroidContrast(*parts, beta=beta if soft else None)
-            self.pool = SoftMinPool(chosen) if soft else MinPool(chosen, beta)
+            self.contrast = CentroidContrast(*parts, beta=beta if soft else None, conserve=conserve)
+            self.pool = SoftMinPool(chosen, conserve=conserve) if soft else MinPool(chosen, beta)
         else:
-            self.evidence = CentroidEvidence(*parts, beta=beta)
+            self.evidence = CentroidEvidence(*parts, beta=beta, conserve=conserve)
 
     @property
     def evidence_layer(self) -> CentroidContrast | CentroidEvidence:
@@ -373,6 +339,9 @@ class NeuralizedKMeans(Head):
         """Stiffness of min-take-most, or of the soft clustering; None as long as it is neither given nor calibrated."""
         return self.evidence_layer.beta if self.soft else self.pooling_layer.beta
 
+    def _set_stiffness(self, beta: float) -> None:
+        (self.evidence_layer if self.soft else self.pooling_layer).beta = beta
+
     def arguments(self) -> dict[str, Any]:
         """What the class has to be called with to make this head again."""
         return {
@@ -381,6 +350,7 @@ class NeuralizedKMeans(Head):
             "clusters": self.clusters.tolist(),
             "explicit": self.explicit,
             "soft": self.soft,
+            "conserve": self.evidence_layer.conserve,
             "steps": self.steps,
             "labels": self.labels,
             "feature_names": self.feature_names,

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from .affine import Affine, RowNorm
 from .arrays import as_array, as_matrix
-from .functional import check_beta
-from .heads import Head
-from .layer import MinPool
+from .heads import Head, check_soft
+from .layer import MinPool, SoftMinPool
 from .support import LogMeanExpPool, SupportContrast, SupportEvidence
 from .validation import check_clusters, positive
 
@@ -39,11 +38,22 @@ class NeuralizedKernelKMeans(Head):
         :math:`\pi_j`, positive; 1 / p_k if not given. They need not sum to 1: kernel k-means with centroids of unit
         norm has :math:`1 / Z_k` for each.
     beta : float, optional
-        Stiffness of min-take-most (Eq. 2); or call ``calibrate``.
+        Stiffness of min-take-most (Eq. 2); or call ``calibrate``. If ``soft``, that of the clustering.
     clusters : sequence of int, optional
         Clusters of interest: the outputs of the head, in this order. All clusters compete in any case.
     explicit : bool
         Build layers for all pairs; memory grows with the square of the number of support vectors.
+    soft : bool
+        Explain soft assignments in place of hard ones: evidence is then the logit of the probability of the cluster.
+        With centroids of unit norm in feature space (weights :math:`1/Z_k`) that probability is proportional to a
+        power of the similarity :math:`i_k` to the centroid (Prop. 2, paper 2):
+
+        .. math:: f_c = -\log \sum_{k \neq c} \exp(-\beta (O_k - O_c)) = \mathrm{logit}\, P(c \mid x), \qquad
+                  P(c \mid x) = \frac{i_c^{\beta/\gamma}}{\sum_k i_k^{\beta/\gamma}}
+    conserve : bool
+        With ``soft``: all pools conserve relevance (Eq. 9, paper 2) in place of dissipating it (paper 1). Relevance
+        then sums to evidence. Pairs of support vectors that are about as far away as each other carry large parts of
+        both signs.
     steps : sequence of Affine and RowNorm
         Steps between the input and the space of the support vectors. Relevance belongs to the input.
     labels : sequence, optional
@@ -75,6 +85,8 @@ class NeuralizedKernelKMeans(Head):
         beta: float | None = None,
         clusters: Sequence[int] | None = None,
         explicit: bool = False,
+        soft: bool = False,
+        conserve: bool = False,
         steps: Iterable[Affine | RowNorm] = (),
         labels: Sequence[Any] | None = None,
         feature_names: Sequence[str] | None = None,
@@ -92,14 +104,19 @@ class NeuralizedKernelKMeans(Head):
         whole = self._before(self.steps, self.support.shape[1], "support vectors")
         self._named(labels, feature_names)
         chosen = check_clusters(clusters, self.n_clusters).to(self.support.device)
-        parts, mixing, beta = self._pulled_back(self.support, whole), not whole.diagonal, check_beta(beta)
+        parts, mixing, beta = (
+            self._pulled_back(self.support, whole),
+            not whole.diagonal,
+            check_soft(beta, soft, conserve),
+        )
         if explicit:
             self.contrast = SupportContrast(*parts, mixing=mixing)
-            self.own = LogMeanExpPool(self.sizes, self.gamma, chosen, self.log_weight)
-            self.other = LogMeanExpPool(self.sizes, -self.gamma, chosen, self.log_weight)
-            self.pool = MinPool(chosen, beta)
+            self.own = LogMeanExpPool(self.sizes, self.gamma, chosen, self.log_weight, conserve)
+            self.other = LogMeanExpPool(self.sizes, -self.gamma, chosen, self.log_weight, conserve)
+            self.pool = SoftMinPool(chosen, True, beta, conserve) if soft else MinPool(chosen, beta)
+        own = None if explicit and not soft else beta
         self.evidence = SupportEvidence(
-            *parts, self.sizes, self.gamma, self.log_weight, mixing, chosen, None if explicit else beta
+            *parts, self.sizes, self.gamma, self.log_weight, mixing, chosen, own, soft, conserve
         )
 
     @property
@@ -108,9 +125,14 @@ class NeuralizedKernelKMeans(Head):
         return self.evidence
 
     @property
-    def pooling_layer(self) -> MinPool | SupportEvidence:
+    def pooling_layer(self) -> MinPool | SoftMinPool | SupportEvidence:
         """The layer with the stiffness."""
         return self.pool if self.explicit else self.evidence
+
+    def _set_stiffness(self, beta: float) -> None:
+        self.pooling_layer.beta = beta
+        if self.soft:
+            self.evidence.beta = beta
 
     @property
     def width(self) -> int:
@@ -121,6 +143,8 @@ class NeuralizedKernelKMeans(Head):
         """Evidence of points that have passed the row norm."""
         if not self.explicit:
             return self.evidence(points)
+        if self.soft:
+            self.evidence.stiffness  # noqa: B018, says what is missing
         return self.pool(self.other(self.own(self.contrast(points))))
 
     def arguments(self) -> dict[str, Any]:
@@ -133,6 +157,8 @@ class NeuralizedKernelKMeans(Head):
             "beta": self.beta,
             "clusters": self.clusters.tolist(),
             "explicit": self.explicit,
+            "soft": self.soft,
+            "conserve": self.evidence.conserve,
             "steps": self.steps,
             "labels": self.labels,
             "feature_names": self.feature_names,
@@ -142,7 +168,7 @@ class NeuralizedKernelKMeans(Head):
         """Sizes for ``print``."""
         return (
             f"n_clusters={self.n_clusters}, support={len(self.support)}, n_features={self.n_features}, "
-            f"gamma={self.gamma:g}, beta={self.beta}"
+            f"gamma={self.gamma:g}, beta={self.beta}{', soft=True' if self.soft else ''}"
         )
 
     def _check_different(self) -> None:

@@ -12,188 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from .scored import Centroids, Scored, Stiff, is_split, less
 
 __all__ = [
     "CentroidContrast",
     "CentroidDistance",
     "CentroidEvidence",
+    "ClippedReLU",
     "LogitContrast",
     "LogitEvidence",
     "MinPool",
     "SoftMinPool",
     "UnitNorm",
 ]
-
-
-class Stiff(nn.Module):
-    """A layer that pools over competitors and knows the stiffness of its rule.
-
-    ``beta`` is state of the module (it travels with ``state_dict`` and pickle) but not a buffer: a half-precision
-    copy of the model must not round it to 0.
-    """
-
-    def __init__(self, beta: float | None = None):
-        super().__init__()
-        self.beta = beta
-
-    def get_extra_state(self) -> dict[str, float | None]:
-        return {"beta": self.beta}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.beta = state["beta"]
-
-
-class Scored(nn.Module):
-    """A layer that knows the scores of all clusters, and how they compete.
-
-    Hard pooling takes the nearest competitor (Prop. 1 and 6, paper 1), soft pooling all of them (Prop. 7). ``shift``
-    is the constant that soft pooling adds to every neuron.
-    """
-
-    soft = False
-    shift = 0.0
-    #: Whether relevance of the input sums to evidence: no biases, nothing dissipated.
-    conserves = True
-    weight: Tensor
-    clusters: Tensor
-
-    @property
-    def n_clusters(self) -> int:
-        """Number of clusters."""
-        return len(self.weight)
-
-    def evidence(self, scores: Tensor) -> Tensor:
-        """Evidence (N, K, ...) from scores."""
-        threshold = self.shift + math.log(self.n_clusters - 1)
-        return functional.soft_evidence(scores, threshold) if self.soft else functional.evidence(scores)
-
-    def contest(self, scores: Tensor, cluster: Tensor | None = None) -> functional.Contest:
-        """Scores (M, K) of points, pooled for one cluster each."""
-        if not self.soft:
-            return functional.contest(scores, cluster)
-        return functional.soft_contest(scores, cluster, self.shift + math.log(self.n_clusters - 1))
-
-    def coefficients(self, contest: functional.Contest, beta: float | None, relevance: Tensor | None = None) -> Tensor:
-        """Coefficients (M, K) of the rule for the layer below; soft pooling needs no stiffness."""
-        if self.soft:
-            return functional.soft_coefficients(contest, relevance)
-        assert beta is not None
-        return functional.coefficients(contest, beta, relevance)
-
-    def versus(self, scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Coefficients, activation and cluster where one competitor alone counts."""
-        self.check_competitor(competitor)
-        return functional.versus(scores, competitor, cluster)
-
-    def check_competitor(self, competitor: int) -> None:
-        """``ValueError`` if there is no such cluster."""
-        if not 0 <= competitor < self.n_clusters:
-            raise ValueError(f"competitor must be from 0 to {self.n_clusters - 1}, got {competitor}")
-
-    def only(self, passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
-        """The part of coefficients that belongs to one competitor; none where it is the explained cluster."""
-        part = passed[:, competitor] * (cluster != competitor)
-        alone = torch.zeros_like(passed)
-        alone[:, competitor] = part
-        return alone.scatter_add_(1, cluster[:, None], -part[:, None])
-
-    def flow(self, passed: Tensor, scores: Tensor, cluster: Tensor, shift: float = 0.0) -> Tensor:
-        """Relevance (M, K) through each competitor: coefficient times activation."""
-        own = cluster[:, None]
-        return passed * (scores.gather(1, own) - scores + shift).scatter(1, own, 0)
-
-    def pool(self, units: Tensor) -> Tensor:
-        """Scores (N, K) from the linear units (N, P) below them: the same where a cluster has one unit."""
-        return units
-
-    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Coefficients (M, P) of the linear units, and what :meth:`Centroids.spread` says of features that mix."""
-        return coefficients, None
-
-    def chosen(self, evidence: Tensor) -> Tensor:
-        """Evidence of the clusters of interest."""
-        return evidence.index_select(1, self.clusters)
-
-
-class Centroids(Scored, Stiff):
-    """Weights and roots of the first layer, in centred coordinates (see :func:`zennit_neon.functional.scores`)."""
-
-    center: Tensor
-    root: Tensor
-
-    def _store(
-        self,
-        center: Tensor,
-        weight: Tensor,
-        root: Tensor,
-        mixing: bool,
-        clusters: Tensor | None,
-        soft: bool,
-    ) -> None:
-        if clusters is None:
-            clusters = torch.arange(len(weight))
-        self.mixing = mixing
-        if soft:
-            self.soft, self.conserves, self.shift = True, False, -math.log(len(weight) - 1)
-        self.register_buffer("center", center)
-        self.register_buffer("weight", weight)
-        self.register_buffer("root", root)
-        self.register_buffer("clusters", clusters)
-        self.split = _is_split(center)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As for any module, but a center that is not to be rounded keeps its digits when the model is cast."""
-        center = self.center
-        super()._apply(fn, recurse)
-        if self.split and self.center.dtype != center.dtype:
-            self.center = center.to(self.center.device)
-        return self
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take the stiffness of a state dict; its center is here already."""
-        super().set_extra_state(state)
-        self.split = _is_split(self.center)
-
-    def centred(self, x: Tensor) -> Tensor:
-        """Points in the coordinates and the precision in which the layer computes; half types become float32."""
-        if x.dtype in (torch.float16, torch.bfloat16):
-            x = x.float()
-        return _less(x, self.center, self.split)
-
-    @property
-    def stiffness(self) -> float:
-        """Stiffness of a soft clustering."""
-        assert self.beta is not None
-        return self.beta
-
-    def scores(self, centred: Tensor) -> Tensor:
-        """Scores of all clusters, of which evidence is a difference: (N, d, ...) to (N, K, ...)."""
-        scores = functional.scores(centred, self.weight.to(centred), self.root.to(centred))
-        return scores * self.stiffness if self.soft else scores
-
-    def pool(self, units: Tensor) -> Tensor:
-        r"""Scores (N, K) from linear units (N, P), :math:`2 v_m \cdot x - v_m \cdot \rho_m`."""
-        return units * self.stiffness if self.soft else units
-
-    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
-        r"""Coefficients :math:`a` (M, P) of the linear units, and the part :math:`b` (M, P) that is the cluster's own.
-
-        With them, :meth:`redistribute` is, feature by feature,
-        :math:`R = a (v \odot \rho) - 2 x \odot a v + (b \rho) \odot (a v) - (b v) \odot (a \rho)`; the last two terms
-        are 0, and :math:`b` is None, where features do not mix between input and clusters.
-        """
-        own = nn.functional.one_hot(cluster, len(self.weight)).to(units) if self.mixing else None
-        return (coefficients * self.stiffness if self.soft else coefficients), own
-
-    def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
-        """Relevance of points (M, d), from coefficients (M, K) for the explained cluster (M,) of each."""
-        weight, root = self.weight.to(centred), self.root.to(centred)
-        coefficients = coefficients * self.stiffness if self.soft else coefficients
-        return functional.redistribute(centred, coefficients, weight, root, cluster if self.mixing else None, out)
-
-    def extra_repr(self) -> str:
-        """Sizes for ``print``."""
-        return f"n_clusters={self.n_clusters}, n_features={self.weight.shape[1]}, outputs={len(self.clusters)}"
 
 
 class CentroidContrast(Centroids):
@@ -216,6 +47,8 @@ class CentroidContrast(Centroids):
         Neurons are :math:`\beta h_{ck} - \log(K - 1)`, to be pooled by :class:`SoftMinPool` (Prop. 1, paper 2).
     beta : float, optional
         Stiffness of the soft clustering.
+    conserve : bool
+        The pool conserves relevance (Eq. 9, paper 2). Neurons are then :math:`\beta h_{ck}`.
     """
 
     def __init__(
@@ -227,9 +60,10 @@ class CentroidContrast(Centroids):
         clusters: Tensor | None = None,
         soft: bool = False,
         beta: float | None = None,
+        conserve: bool = False,
     ):
         super().__init__(beta)
-        self._store(center, weight, root, mixing, clusters, soft)
+        self._store(center, weight, root, mixing, clusters, soft, conserve)
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations of the pairs."""
@@ -252,9 +86,10 @@ class CentroidEvidence(Centroids):
         clusters: Tensor | None = None,
         soft: bool = False,
         beta: float | None = None,
+        conserve: bool = False,
     ):
         super().__init__(beta)
-        self._store(center, weight, root, mixing, clusters, soft)
+        self._store(center, weight, root, mixing, clusters, soft, conserve)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
@@ -266,6 +101,7 @@ class _Logits(Scored):
 
     bias: Tensor
     conserves = False
+    shifted = True
 
     def _store(self, weight: Tensor, bias: Tensor, clusters: Tensor | None, shift: float | None) -> None:
         if clusters is None:
@@ -286,6 +122,10 @@ class _Logits(Scored):
         if centred.ndim == 2:
             return torch.addmm(bias, centred, weight.t())
         return (torch.matmul(weight, centred.flatten(2)) + bias[:, None]).unflatten(2, centred.shape[2:])
+
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, d) and bias (K,) of the logits, in float64."""
+        return self.weight.double(), self.bias.double()
 
     def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         """Relevance of points (M, d) by LRP-0, from coefficients (M, K)."""
@@ -365,7 +205,7 @@ class MinPool(Stiff):
         return x.amin(2)
 
 
-class SoftMinPool(nn.Module):
+class SoftMinPool(Stiff):
     r"""Soft minimum over the competitors, dimension 2: ``(N, C, K - 1, ...)`` to ``(N, C, ...)`` (Prop. 7, paper 1).
 
     .. math:: f_c = \mathrm{LME}^{-1}_k\{h_k\} = -\log \frac{1}{K - 1} \sum_k \exp(-h_k)
@@ -374,18 +214,35 @@ class SoftMinPool(nn.Module):
     ----------
     clusters : Tensor of int64, shape (C,)
         The cluster that each of the C outputs stands for.
+    scaled : bool
+        Whether inputs are differences of distances, which the pool turns into :math:`\beta h_k - \log(K - 1)` itself.
+    beta : float, optional
+        Stiffness of the clustering, if ``scaled``.
+    conserve : bool
+        Whether relevance is conserved (Eq. 9, paper 2). The pool is then :math:`-\log \sum_k \exp(-h_k)`, of neurons
+        without the constant.
     """
 
     clusters: Tensor
-    beta = None
 
-    def __init__(self, clusters: Tensor):
-        super().__init__()
+    def __init__(self, clusters: Tensor, scaled: bool = False, beta: float | None = None, conserve: bool = False):
+        super().__init__(beta)
         self.register_buffer("clusters", clusters)
+        self.scaled, self.conserve = scaled, conserve
+
+    def neurons(self, x: Tensor) -> tuple[Tensor, float]:
+        """What is pooled, and the constant in it that no layer below accounts for."""
+        if not self.scaled:
+            return x, 0.0
+        assert self.beta is not None
+        shift = 0.0 if self.conserve else -math.log(x.shape[2])
+        return self.beta * x + shift, shift
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence from the activations of the pairs."""
-        return math.log(x.shape[2]) - torch.logsumexp(-x, 2)
+        neurons, _ = self.neurons(x)
+        pooled = -torch.logsumexp(-neurons, 2)
+        return pooled if self.conserve else math.log(x.shape[2]) + pooled
 
 
 class CentroidDistance(nn.Module):
@@ -455,7 +312,7 @@ class UnitNorm(nn.Module):
         self.register_buffer("center", center)
         self.register_buffer("linear", linear)
         self.register_buffer("lift", lift)
-        self.split = center is not None and _is_split(center)
+        self.split = center is not None and is_split(center)
 
     @property
     def origin(self) -> Tensor | None:
@@ -474,7 +331,7 @@ class UnitNorm(nn.Module):
         """Scaled points, shaped like ``x``: (N, d, ...)."""
         shape = (-1, *[1] * (x.ndim - 2))
         if self.center is not None:
-            x = _less(x, self.center, self.split)
+            x = less(x, self.center, self.split)
         if self.lift is not None:
             x = x - self.lift.to(x).view(shape)
         if self.linear is None:
@@ -491,16 +348,21 @@ class UnitNorm(nn.Module):
         return f"order={self.order:g}"
 
 
-def _is_split(center: Tensor) -> bool:
-    """Whether a center has more digits than float32."""
-    return bool((center.float().to(center.dtype) != center).any())
+class ClippedReLU(nn.ReLU):
+    r"""The rectifier of the deep model of paper 2: :math:`\max(0, x) - 0.75 \max(0, x - 1)`.
 
+    Its slope falls to a quarter above 1, which draws points together into clusters. Zennit's types know it as an
+    activation, so that relevance passes it under any composite as it passes a ReLU.
 
-def _less(x: Tensor, center: Tensor, split: bool) -> Tensor:
-    """Points (N, d, ...) less a center (d,), without rounding of the center, in the precision of the points."""
-    shape = (-1, *[1] * (x.ndim - 2))
-    upper = center.to(x)
-    difference = x - upper.view(shape)
-    if split and x.dtype != center.dtype:
-        difference = difference - (center - upper.to(center.dtype)).to(x).view(shape)
-    return difference
+    Examples
+    --------
+    >>> ClippedReLU()(torch.tensor([-2.0, 0.5, 1.0, 3.0]))
+    tensor([0.0000, 0.5000, 1.0000, 1.5000])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations, shaped like ``x``."""
+        return x.clamp(min=0) - 0.75 * (x - 1).clamp(min=0)

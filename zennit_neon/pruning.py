@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .calibration import stiffness
 from .guard import exact
-from .heads import stiffness
 from .kernel import NeuralizedKernelKMeans
 from .tables import Table
 
@@ -132,7 +132,7 @@ def _errors(
 ) -> tuple[Tensor, Tensor]:
     """Bound on the error of evidence, and the difference of relevance."""
     lost = torch.stack([part.sum(1) for part in (shares.double() * ~kept).split(list(head.sizes), 1)], 1)
-    growth = -torch.log1p(-lost) / head.gamma
+    growth = -torch.log1p(-lost) / head.gamma * (head.evidence_layer.stiffness if head.soft else 1.0)
     cluster = scores.argmax(1)
     whole, smaller = (_relevance(part, x, cluster, pruned.beta) for part in (head, pruned))
     return growth.amax(1), (smaller - whole).abs().sum(1)

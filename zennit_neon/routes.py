@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .calibration import stiffness
 from .functional import Contest
-from .heads import Head, stiffness
+from .heads import Head
 from .tables import Columns, Table
 
 __all__ = ["Closed", "Encoded", "Question"]

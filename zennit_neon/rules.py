@@ -16,7 +16,11 @@ from zennit.core import Hook
 
 from . import functional
 from .guard import exact
+from .soft import conserved_min_take_most, soft_min_take_most
 from .support import LogMeanExpPool, SupportContrast
+
+#: Numbers of pairs of linear units that have relevance at a time.
+NUMBERS = 2**22
 
 __all__ = ["MinTakeMost", "MaxTakeMost", "SoftTakeMost", "Dissipate", "Midpoint", "Detection", "ClosedForm"]
 
@@ -167,7 +171,8 @@ class SoftTakeMost(_Rule):
     .. math:: R_k = \mathrm{softmax}_{k \neq c}(-h_k)\, \frac{h_k}{f_c}\, R_c
 
     A neuron at 0 cannot pass relevance on; what would land there is dissipated. Where the evidence itself is
-    distributed, :math:`\log(K - 1)` minus the entropy of the shares gets lost.
+    distributed, :math:`\log(K - 1)` minus the entropy of the shares gets lost. Pools of a head with ``conserve=True``
+    leave dissipation out: :math:`R_k = \mathrm{softmax}_{k \neq c}(-h_k)\, R_c` (Eq. 9, paper 2).
 
     Parameters
     ----------
@@ -187,7 +192,12 @@ class SoftTakeMost(_Rule):
         contrasts = self.stored_tensors["input"]
         if self.competitor is not None:
             return relevance.unsqueeze(2) * _against(self.competitor, module, contrasts)
-        return functional.soft_min_take_most(contrasts, relevance)
+        neurons, shift = module.neurons(contrasts)
+        if module.conserve:
+            return conserved_min_take_most(neurons, relevance)
+        passed = soft_min_take_most(neurons, relevance)
+        # a constant takes its part of what its neuron is given, and the layer below the rest
+        return passed if shift == 0 else functional.quotient(passed, neurons) * (neurons - shift)
 
 
 class Midpoint(_Rule):
@@ -237,14 +247,15 @@ class Midpoint(_Rule):
 
 
 class Detection(_Rule):
-    r"""Any rule for linear layers on the neurons of :class:`~zennit_neon.layer.LogitContrast`.
+    r"""Any rule for linear layers on the neurons of a detection layer, in place of the midpoint rule.
 
-    The layer has the weights :math:`w_{ck} = \mu_c - \mu_k`, of which those of one cluster at a time are built.
+    The layer has the weights :math:`w_{ck} = v_c - v_k` of pairs of linear units, of which those of one unit at a time
+    are built. They work on the input of the layer as it is, without the center that is subtracted from it otherwise.
 
     Parameters
     ----------
     linear : zennit.core.Hook, optional
-        Zennit's ``Epsilon``, ``Gamma``, ... ; LRP-0 if not given.
+        Zennit's ``Epsilon``, ``ZPlus``, ``ZBox``, ``Gamma``, ... ; LRP-0 if not given.
     competitor : int, optional
         As for :class:`Midpoint`.
     """
@@ -257,17 +268,25 @@ class Detection(_Rule):
         return {"linear": self.linear, "competitor": self.competitor}
 
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
-        """(N, C, K - 1, ...) to (N, d, ...)."""
+        """(N, C, K - 1, ...), or (N, P, P, ...) of support vectors, to (N, d, ...)."""
         x = self.stored_tensors["input"]
-        points = module.centred(_points(x))
+        shift = module.shift if module.shifted and self.competitor is None else 0.0
+        if module.shift and not module.shifted:  # the constant of soft pooling is none of the linear layer's
+            output = self.stored_tensors["output"]
+            divisor = output if self.competitor is None else output - module.shift
+            relevance = functional.quotient(relevance, divisor) * (output - module.shift)
+        points = _points(x).double()
         pairs = relevance.movedim((1, 2), (-2, -1)).flatten(0, -3)
-        shift = module.shift if self.competitor is None else 0.0
+        index = torch.arange(len(module.weight), device=x.device)
+        full = isinstance(module, SupportContrast)
         total = torch.zeros_like(points)
-        for position, cluster in enumerate(module.clusters.tolist()):
+        for position, unit in enumerate(index.tolist() if full else module.clusters.tolist()):
             rows = pairs[:, position].any(1).nonzero()[:, 0]
             if len(rows):
-                found = _detected(self.linear, module, points[rows], pairs[rows, position], cluster, shift)
-                total.index_add_(0, rows, found)
+                others = index if full else index[index != unit]
+                total.index_add_(
+                    0, rows, _detected(self.linear, module, points[rows], pairs[rows, position], unit, others, shift)
+                )
         return _unpoints(total.to(x.dtype), x)
 
 
@@ -284,7 +303,7 @@ class ClosedForm(_PoolingRule):
     competitor : int, optional
         The cluster through which all relevance flows instead; none flows where it is the explained cluster itself.
     linear : zennit.core.Hook, optional
-        Rule for the linear layer of a head on logits; LRP-0 if not given. Distances have the midpoint rule.
+        Rule for the linear layer of the head. If not given, distances have the midpoint rule, and logits LRP-0.
     """
 
     def __init__(self, beta: float | None = None, competitor: int | None = None, linear: Hook | None = None):
@@ -298,6 +317,7 @@ class ClosedForm(_PoolingRule):
         """(N, C, ...) to (N, d, ...)."""
         x = self.stored_tensors["input"]
         points, targets = module.centred(_points(x)), _points(relevance)
+        points = points if self.linear is None else points.double()
         scores = module.scores(points)
         total = torch.zeros_like(points)
         row, column = targets.nonzero(as_tuple=True)
@@ -328,24 +348,26 @@ class ClosedForm(_PoolingRule):
         """Relevance of points from coefficients."""
         if self.linear is None:
             return module.redistribute(points, passed, cluster)
-        shift = module.shift if self.competitor is None else 0.0
-        pairs = passed * (scores.gather(1, cluster[:, None]) - scores + shift)
-        total = torch.empty_like(points)
+        shift = module.shift if module.shifted and self.competitor is None else 0.0
+        origin = getattr(module, "center", None)
+        inputs = points if origin is None else points + origin.to(points)
+        total = torch.zeros_like(points)
+        size = max(1, NUMBERS // (len(module.weight) * module.units_of_one))
         for c in cluster.unique().tolist():
-            rows = (cluster == c).nonzero()[:, 0]
-            others = torch.arange(scores.shape[1], device=scores.device) != c
-            total[rows] = _detected(self.linear, module, points[rows], pairs[rows][:, others], c, shift)
+            for rows in (cluster == c).nonzero()[:, 0].split(size):
+                for unit, others, pairs in module.pairs(points[rows], scores[rows], passed[rows], c, shift):
+                    total[rows] += _detected(self.linear, module, inputs[rows], pairs, unit, others, shift)
         return total
 
 
-def _detected(linear: Hook | None, module: Any, points: Tensor, pairs: Tensor, cluster: int, shift: float) -> Tensor:
-    """Relevance of points (M, d) from that of the neurons (M, K - 1) of one cluster, by a rule for linear layers."""
-    index = torch.tensor([cluster], device=points.device)
-    others = functional.competitor_index(len(module.weight), index)[0]
+def _detected(
+    linear: Hook | None, module: Any, points: Tensor, pairs: Tensor, unit: int, others: Tensor, shift: float
+) -> Tensor:
+    """Relevance of points (M, d) from that of the neurons (M, Q) of one unit, by a rule for linear layers."""
     layer = nn.Linear(1, 1)
-    weight, bias = module.weight.double(), module.bias.double()
-    layer.weight = nn.Parameter(weight[cluster] - weight[others], requires_grad=False)
-    layer.bias = nn.Parameter(bias[cluster] - bias[others] + shift, requires_grad=False)
+    weight, bias = module.linear()
+    layer.weight = nn.Parameter(weight[unit] - weight[others], requires_grad=False)
+    layer.bias = nn.Parameter(bias[unit] - bias[others] + shift, requires_grad=False)
     if linear is None:
         return points * (functional.quotient(pairs, layer(points)) @ layer.weight)
     handles = (hook := linear.copy()).register(layer)

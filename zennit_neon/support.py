@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import functional
-from .layer import Centroids
 from .pooling import soft_maximum
+from .scored import Centroids
 
 __all__ = ["LogMeanExpPool", "SupportContrast", "SupportEvidence"]
+
+#: Numbers of the pairs of support vectors that are built at a time.
+NUMBERS = 2**22
 
 
 class SupportEvidence(Centroids):
@@ -40,7 +43,11 @@ class SupportEvidence(Centroids):
     clusters : Tensor of int64, shape (C,), optional
         Clusters of interest; all if not given.
     beta : float, optional
-        Stiffness of the min-take-most rule (Eq. 2).
+        Stiffness of the min-take-most rule (Eq. 2), and if ``soft`` that of the clustering.
+    soft : bool
+        Evidence is the logit of the probability of a cluster (Prop. 2, paper 2).
+    conserve : bool
+        All three pools conserve relevance (Eq. 9, paper 2), if ``soft``.
     """
 
     log_weight: Tensor | None
@@ -56,12 +63,15 @@ class SupportEvidence(Centroids):
         mixing: bool = False,
         clusters: Tensor | None = None,
         beta: float | None = None,
+        soft: bool = False,
+        conserve: bool = False,
     ):
         super().__init__(beta)
         self.sizes, self.gamma = tuple(sizes), gamma
         chosen = torch.arange(len(self.sizes), device=weight.device) if clusters is None else clusters
-        self._store(center, weight, root, mixing, chosen, False)
-        self.conserves = gamma == math.inf or (max(self.sizes) == 1 and log_weight is None)
+        self._store(center, weight, root, mixing, chosen, soft, conserve)
+        if not soft:
+            self.conserves = gamma == math.inf or (max(self.sizes) == 1 and log_weight is None)
         self.register_buffer("log_weight", log_weight)
         self._recent: tuple[Tensor, int, Tensor] | None = None
 
@@ -70,9 +80,14 @@ class SupportEvidence(Centroids):
         """Number of clusters."""
         return len(self.sizes)
 
+    @property
+    def units_of_one(self) -> int:
+        """Support vectors of a cluster, at most."""
+        return max(self.sizes)
+
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        return self.chosen(self.evidence(self._pooled(self.centred(x))[0]))
+        return self.chosen(self.evidence(self._stretched(self._pooled(self.centred(x))[0])))
 
     def get_extra_state(self) -> dict[str, float | None]:
         """Stiffness and kernel parameter."""
@@ -87,6 +102,13 @@ class SupportEvidence(Centroids):
 
     def scores(self, centred: Tensor) -> Tensor:
         """Scores of all clusters, :math:`s_k = |x|^2 - O_k`: (N, d, ...) to (N, K, ...)."""
+        return self._stretched(self.unscaled(centred))
+
+    def _stretched(self, pooled: Tensor) -> Tensor:
+        return pooled * self.stiffness if self.soft else pooled
+
+    def unscaled(self, centred: Tensor) -> Tensor:
+        """Scores as differences of distances, before the stiffness of a soft clustering."""
         pooled, shares = self._pooled(centred)
         if not shares.requires_grad and not centred.is_inference():  # those have no version
             self._recent = (centred, centred._version, shares)  # for redistribute, which mostly comes next
@@ -94,8 +116,11 @@ class SupportEvidence(Centroids):
 
     def _pooled(self, centred: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of clusters, and the shares of their support vectors."""
-        values = functional.scores(centred, self.weight.to(centred), self.root.to(centred))
-        return soft_maximum(values, self.sizes, self.gamma, self.log_weight)
+        return soft_maximum(self._units(centred), self.sizes, self.gamma, self.log_weight)
+
+    def _units(self, centred: Tensor) -> Tensor:
+        """Linear units of the support vectors, :math:`|x|^2 - |x - u_j|^2`: (N, d, ...) to (N, P, ...)."""
+        return functional.scores(centred, self.weight.to(centred), self.root.to(centred))
 
     def shares(self, centred: Tensor) -> Tensor:
         r"""Share of each support vector in its cluster (M, P), :math:`\mathrm{softmax}_j(\log \pi_j - \gamma o_j)`."""
@@ -111,7 +136,11 @@ class SupportEvidence(Centroids):
         once: the activations that dissipation multiplies with are those that the midpoint rule divides by, so
 
         .. math:: R = \sum_k a_k \sum_{j \in C_k} q_{jk} (x - u_j)^2, \qquad \textstyle\sum_k a_k = 0
+
+        Where pools conserve, nothing cancels, and the quotients of all pairs are built for some points at a time.
         """
+        if self.conserve:
+            return self._conserved(centred, coefficients, cluster)
         weight, root = self.weight.to(centred), self.root.to(centred)
         spread, own = self._spread(self.shares(centred), coefficients, cluster)
         relevance = functional.redistribute(centred, spread, weight, root, None, out)
@@ -119,16 +148,78 @@ class SupportEvidence(Centroids):
             relevance.addcmul_(own @ root, spread @ weight).addcmul_(own @ weight, spread @ root, value=-1)
         return relevance
 
+    def _conserved(self, centred: Tensor, coefficients: Tensor, cluster: Tensor) -> Tensor:
+        """Relevance of points (M, d) by the midpoint rule, where all pools have conserved it: small quotients show."""
+        kind, centred, coefficients = centred.dtype, centred.double(), coefficients.double()
+        weight, root = self.weight.to(centred), self.root.to(centred)
+        scores, units = self.scores(centred), self._units(centred)
+        spread, extra = torch.zeros_like(units), torch.zeros_like(centred) if self.mixing else None
+        for c in cluster.unique().tolist():
+            own, members = self._members(c), (cluster == c).nonzero()[:, 0]
+            width = (own.stop - own.start) * max(len(weight), weight.shape[1])
+            for rows in members.split(max(1, NUMBERS // width)):
+                activation = units[rows, own].unsqueeze(2) - units[rows].unsqueeze(1)
+                flow = self._flows(centred[rows], scores[rows], coefficients[rows], c)
+                passed = functional.quotient(flow, activation)
+                spread[rows] += passed.sum(1)
+                spread[rows, own] -= passed.sum(2)
+                if extra is not None:
+                    extra[rows] = ((passed @ weight) * root[own] - (passed @ root) * weight[own]).sum(1)
+        relevance = functional.redistribute(centred, spread, weight, root)
+        return (relevance if extra is None else relevance + extra).to(kind)
+
+    def _members(self, cluster: int) -> slice:
+        """Where the support vectors of a cluster are."""
+        start = sum(self.sizes[:cluster])
+        return slice(start, start + self.sizes[cluster])
+
+    def _flows(self, centred: Tensor, scores: Tensor, passed: Tensor, cluster: int) -> Tensor:
+        """Relevance (M, p, P) of all pairs of support vectors of one cluster and of all, 0 within the cluster."""
+        sizes, own = torch.tensor(self.sizes, device=scores.device), self._members(cluster)
+        units, shares = self._units(centred), self._pooled(centred)[1]
+        through = passed * (scores[:, cluster, None] - scores if self.conserve else 1.0)
+        through[:, cluster] = 0
+        through = shares * through.repeat_interleave(sizes, 1, output_size=units.shape[1])
+        pairs = shares[:, own].unsqueeze(2) * through.unsqueeze(1)
+        if self.conserve:
+            return pairs
+        scale = self.stiffness if self.soft else 1.0
+        return pairs * (units[:, own].unsqueeze(2) - units.unsqueeze(1)) * scale
+
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """Weight (P, d) and bias (P,) of the linear units; the stiffness of a soft clustering comes after the pools."""
+        weight, root = self.weight.double(), self.root.double() + 2 * self.center.double()
+        return 2 * weight, -(weight * root).sum(1)
+
+    def pairs(
+        self, centred: Tensor, scores: Tensor, passed: Tensor, cluster: int, shift: float
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """As for one unit a cluster, for each support vector of the cluster and all those of others."""
+        own, index = self._members(cluster), torch.arange(len(self.weight), device=scores.device)
+        others = torch.cat([index[: own.start], index[own.stop :]])
+        flow = self._flows(centred, scores, passed, cluster)
+        for i, unit in enumerate(range(own.start, own.stop)):
+            yield unit, others, flow[:, i, others]
+
     def pool(self, units: Tensor) -> Tensor:
         """Scores (N, K) from linear units (N, P)."""
-        return soft_maximum(units, self.sizes, self.gamma, self.log_weight)[0]
+        return self._stretched(soft_maximum(units, self.sizes, self.gamma, self.log_weight)[0])
 
     def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Coefficients (M, P) of the support vectors, and the shares (M, P) of the explained cluster's own."""
+        """Coefficients (M, P) of the support vectors, and the shares (M, P) of the explained cluster's own.
+
+        Raises
+        ------
+        ValueError
+            If pools conserve: relevance is then no product of such coefficients.
+        """
+        if self.conserve:
+            raise ValueError("words are explained through kernel heads that dissipate: build the head without conserve")
         return self._spread(soft_maximum(units, self.sizes, self.gamma, self.log_weight)[1], coefficients, cluster)
 
     def _spread(self, shares: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
         sizes = torch.tensor(self.sizes, device=shares.device)
+        coefficients = self._stretched(coefficients)
         if len(set(self.sizes)) == 1:
             spread = (shares.unflatten(1, (len(sizes), -1)) * coefficients.unsqueeze(2)).flatten(1)
         else:
@@ -186,14 +277,23 @@ class LogMeanExpPool(nn.Module):
         The explained clusters.
     log_weight : Tensor, shape (P,), optional
         Logarithm of the weight of each support vector.
+    conserve : bool
+        Whether relevance is not dissipated (Eq. 9, paper 2).
     """
 
     clusters: Tensor
     log_weight: Tensor | None
 
-    def __init__(self, sizes: Sequence[int], sharpness: float, clusters: Tensor, log_weight: Tensor | None = None):
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        sharpness: float,
+        clusters: Tensor,
+        log_weight: Tensor | None = None,
+        conserve: bool = False,
+    ):
         super().__init__()
-        self.sizes, self.sharpness = tuple(sizes), sharpness
+        self.sizes, self.sharpness, self.conserve = tuple(sizes), sharpness, conserve
         self.register_buffer("clusters", clusters)
         self.register_buffer("log_weight", log_weight)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import functional
 from .functional import Contest
-from .layer import Centroids
+from .scored import Centroids
 
 __all__ = ["PathEvidence"]
 

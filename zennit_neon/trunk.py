@@ -51,7 +51,13 @@ class Trunk(Closed):
             )
         super().__init__(heads[0], table, batch_size, progress)
         self.model: nn.Module | None = model
-        self.composite: Neon | None = composite if isinstance(composite, Neon) else Neon(composite)
+        rules = composite if isinstance(composite, Neon) else Neon(composite)
+        self.composite: Neon | None = rules
+        if rules.beta is not None and self.head.soft:
+            raise ValueError(
+                f"beta is part of a soft clustering, or not needed, and cannot be chosen by a composite; got "
+                f"Neon(beta={rules.beta:g})"
+            )
         state = [*model.parameters(), *model.buffers()]
         self._like = next((part for part in state if part.dtype.is_floating_point), None)
         self._scores_of: Tensor | None = None
@@ -182,8 +188,10 @@ class Trunk(Closed):
             self._keep(place, scores)
             passed, amount, own = self._coefficients(scores, cluster, question)
             evidence = amount
-            if question.through is not None:
-                amount = self._flow(passed, scores, own, question)[:, question.through]
+            if question.through is not None:  # the rules then see one neuron, without the constant of soft pooling
+                layer = self.head.evidence_layer
+                shift = layer.shift if layer.shifted and question.competitor is None else 0.0
+                amount = layer.flow(passed, scores, own, shift)[:, question.through]
             column = own[:, None] == self.head.clusters.to(own.device)
             if not bool(column.any(1).all()):
                 raise ValueError(

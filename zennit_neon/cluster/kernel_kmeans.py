@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
 from sklearn.base import BaseEstimator, ClusterMixin, clone
 from sklearn.cluster import KMeans
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .bandwidth import RULES, kernel_gamma
 from .quantize import quantize
 
 __all__ = ["KernelKMeans"]
@@ -33,9 +33,11 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
     Parameters
     ----------
     n_clusters : int
-    gamma : float, optional
-        Kernel parameter; if not given, such that similarities of points with themselves are the share
-        ``self_similarity`` of all similarities between 10 representatives a cluster (paper 2, Section 5.1).
+    gamma : float, "self-similarity" or "neighbours", optional
+        Kernel parameter, or the rule of paper 2 that sets it (:func:`kernel_gamma`): similarities of points with
+        themselves are the share ``self_similarity`` of all similarities between 10 representatives a cluster (Section
+        5.1), which is the rule if none is given; or half of the similarity of a point falls to its N / K nearest
+        neighbours (Section 5.2).
     spherical : bool
         Whether centroids have unit norm.
     init : {"k-means", "random"} or array of shape (N,)
@@ -79,7 +81,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         self,
         n_clusters: int = 8,
         *,
-        gamma: float | None = None,
+        gamma: float | str | None = None,
         spherical: bool = True,
         init: Any = "k-means",
         self_similarity: float = 0.9,
@@ -112,7 +114,11 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         self._check(X)
         random = check_random_state(self.random_state)
         points = X - X.mean(0)  # distances of points far from zero would lose digits
-        self.gamma_ = self._gamma(points, random) if self.gamma is None else float(self.gamma)
+        rule = "self-similarity" if self.gamma is None else self.gamma
+        if isinstance(rule, str):
+            share = self.self_similarity if rule == "self-similarity" else None
+            rule = kernel_gamma(points, rule, self.n_clusters, share=share, random_state=random)
+        self.gamma_ = float(rule)
         starts = 1 if not isinstance(self.init, str) else self.n_init
         rows = _Kernel(points, self.gamma_, self.memory)
         best: tuple[float, Array, int, bool] | None = None
@@ -186,7 +192,10 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
             raise ValueError(f"n_clusters must be at least 1, got {self.n_clusters}")
         if len(X) < self.n_clusters:
             raise ValueError(f"n_clusters must be at most n_samples={len(X)}, got {self.n_clusters}")
-        if self.gamma is not None and not 0 < self.gamma < np.inf:
+        if isinstance(self.gamma, str):
+            if self.gamma not in RULES:
+                raise ValueError(f"gamma must be a number above 0 or one of {list(RULES)}, got {self.gamma!r}")
+        elif self.gamma is not None and not 0 < self.gamma < np.inf:
             raise ValueError(f"gamma must be a number above 0, got {self.gamma!r}")
         if not 0 < self.self_similarity < 1:
             raise ValueError(f"self_similarity must be between 0 and 1, got {self.self_similarity!r}")
@@ -195,25 +204,6 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if isinstance(self.init, str) and self.init not in ("k-means", "random"):
             raise ValueError(f"init must be 'k-means', 'random' or labels, got {self.init!r}")
-
-    def _gamma(self, X: Array, random: Any) -> float:
-        """The kernel parameter at which self-similarity has its share."""
-        count = min(10 * self.n_clusters, len(X))
-        points = KMeans(count, n_init=1, random_state=random).fit(X).cluster_centers_ if count < len(X) else X
-        squared = euclidean_distances(points, squared=True)
-        apart = squared[~np.eye(len(points), dtype=bool)]
-        apart = apart[apart > 0]
-        if not len(apart):
-            raise ValueError("X must have different points")
-        share = self.self_similarity
-
-        def excess(log_gamma: float) -> float:
-            return len(points) - share * float(np.exp(-np.exp(log_gamma) * squared).sum())
-
-        low, high = np.log(1e-9 / apart.max()), np.log(1e3 / apart.min())
-        if excess(high) <= 0:  # many equal points
-            return float(np.exp(high))
-        return float(np.exp(brentq(excess, low, high)))
 
     def _labels(self, X: Array, random: Any) -> Array:
         """Labels to start from, 0 to K - 1."""

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..calibration import stiffness
 from ..clusterings import Neuralized, behind, neuralized
-from ..heads import Head, stiffness
+from ..heads import Head
 from ..labels import NOISE, are_labels
 from ..routes import Question
 from ..steps import steps_of

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from ..heads import Head
-from ..layer import Centroids, UnitNorm
+from ..layer import UnitNorm
+from ..scored import Centroids
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
