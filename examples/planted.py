@@ -4,8 +4,8 @@ Run: python examples/planted.py [FOLDER] [SEEDS] [POINTS] [COLUMNS ...], which w
 FOLDER/planted_wine.md and FOLDER/planted.png (default: docs/results, 5 seeds, 60 points a cluster, 60 and 400 columns),
 and prints the tables. It needs the package shap.
 
-Six clusters are normal noise (standard deviation 1) in all columns, and each is moved in three columns of its own. k-means
-starts at the planted means, so that what is compared is explanations; all methods explain its labels.
+Six clusters are normal noise (standard deviation 1) in all columns, and each is moved in three columns of its own.
+k-means starts at the planted means, so that what is compared is explanations; all methods explain its labels.
 """
 
 import sys
@@ -118,21 +118,15 @@ def plus_minus(values):
 CASE = ["width", "noise", "shifts", "sets"]
 
 
-def table(found, value, methods, paired=True, agreement=False):
+def table(found, value, agreement=False):
     """Markdown: a row for each case, a column for each method; forest minus NEON, paired by seeds."""
-    names = [
-        "columns",
-        *CASE[1:],
-        *(["k-means finds"] if agreement else []),
-        *methods,
-        *(["forest - NEON"] if paired else []),
-    ]
+    names = ["columns", *CASE[1:], *(["k-means finds"] if agreement else []), *METHODS, "forest - NEON"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for case, rows in found.groupby(CASE, sort=False):
         values = rows.pivot(index="seed", columns="method", values=value)
         cells = [*map(str, case), *([f"{rows.agreement.mean():.2f}"] if agreement else [])]
-        cells += [plus_minus(values[method]) for method in methods]
-        cells += [plus_minus(values["forest"] - values["NEON"])] if paired else []
+        cells += [plus_minus(values[method]) for method in METHODS]
+        cells.append(plus_minus(values["forest"] - values["NEON"]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -210,19 +204,19 @@ def main(folder="docs/results", seeds=5, count=60, *widths):
         print(f"{width} columns, {noise} noise, {shift} shifts, {sets} sets: done", flush=True)
     found = pandas.DataFrame(rows)
     text = f"""\
-**Of a cluster**: share of its three planted columns among the first three of its summary. Mean ± standard error of {seeds}
-seeds; "k-means finds" is the adjusted Rand index of the clusters of k-means and the planted ones.
+**Of a cluster**: share of its three planted columns among the first three of its summary. Mean ± standard error of
+{seeds} seeds; "k-means finds" is the adjusted Rand index of the clusters of k-means and the planted ones.
 
-{table(found, "cluster", METHODS, agreement=True)}
+{table(found, "cluster", agreement=True)}
 
 **Of a point**: share of the three columns planted in the cluster of a point among its own three most relevant ones. The
 t-test knows no points: here it gives all points of a cluster the columns of the cluster.
 
-{table(found, "own", METHODS)}
+{table(found, "own")}
 
 **Of a point, any planted**: share of columns that are planted in any cluster, the other ones are noise.
 
-{table(found, "planted", METHODS)}
+{table(found, "planted")}
 
 **Time** as a multiple of that of NEON on k-means: median (least to most) over all cases and seeds. That of the forest
 includes its training, that of NEON by labels the fit of its network.
