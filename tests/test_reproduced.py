@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from zennit_neon import functional
+import zennit_neon as neon
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reproduced.md"
@@ -115,17 +114,18 @@ def test_relevance_in_a_soft_pool_is_nearly_linear_in_its_activation(rng):
     centroids, x = rng.normal(size=(5, 3)), rng.normal(size=(40, 3))
     outlierness = ((x[:, None] - centroids) ** 2).sum(2)
     own = outlierness.argmin(1)[:, None]
-    activation = outlierness - np.take_along_axis(outlierness, own, 1)
     competing = np.arange(5) != own
+    activation = outlierness - np.take_along_axis(outlierness, own, 1)
     before = np.inf
     for beta in (0.5, 5.0, 50.0, 500.0):
-        contest = functional.soft_contest(torch.from_numpy(-beta * outlierness))
-        share = contest.excess.exp().numpy()
-        relevance = share * contest.pooled.numpy() / beta  # Eq. 9, for evidence in units of distance
-        rest = np.where(competing, relevance - share * activation, 0)
-        logarithm = np.log(np.where(share > 0, share, 1))
-        np.testing.assert_allclose(rest, np.where(competing, share * logarithm / beta, 0), rtol=0, atol=1e-10)
-        assert rest.max() <= 1e-12
+        e = neon.explain(neon.NeuralizedKMeans(centroids, beta=beta, soft=True), x)
+        nearest = np.where(competing, activation, np.inf).min(1, keepdims=True)
+        share = np.where(competing, np.exp(-beta * (activation - nearest)), 0)
+        share /= share.sum(1, keepdims=True)
+        theta = np.log(np.where(share > 0, share, 1)) / beta
+        relevance = share * e.evidence[:, None] / beta  # Eq. 9, for evidence in units of distance
+        np.testing.assert_allclose(relevance, share * (activation + theta), rtol=0, atol=1e-10)
+        rest = share * theta
         assert -1 / (np.e * beta) - 1e-12 <= rest.min() < 0
         assert -rest.min() < before
         before = -rest.min()
