@@ -120,7 +120,7 @@ def test_relevance_in_a_soft_pool_is_nearly_linear_in_its_activation(rng):
     for beta in (0.5, 5.0, 50.0, 500.0):
         e = neon.explain(neon.NeuralizedKMeans(centroids, beta=beta, soft=True), x)
         nearest = np.where(competing, activation, np.inf).min(1, keepdims=True)
-        share = np.where(competing, np.exp(-beta * (activation - nearest)), 0)
+        share = np.exp(-beta * np.where(competing, activation - nearest, np.inf))
         share /= share.sum(1, keepdims=True)
         theta = np.log(np.where(share > 0, share, 1)) / beta
         relevance = share * e.evidence[:, None] / beta  # Eq. 9, for evidence in units of distance
