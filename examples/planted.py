@@ -1,7 +1,7 @@
 """Why not SHAP on a classifier? Clusters whose features are known, explained by four methods.
 
 Run: python examples/planted.py [FOLDER] [SEEDS] [POINTS] [COLUMNS ...], which writes FOLDER/planted.md,
-FOLDER/planted_wine.md and FOLDER/planted.png (default: docs/results, 10 seeds, 60 points a cluster, 60 and 400
+FOLDER/planted_wine.md and FOLDER/planted.png (default: docs/results, 5 seeds, 60 points a cluster, 60 and 400
 columns), and prints the tables. It needs the package shap.
 
 Six clusters are normal noise (standard deviation 1) in all columns, and each is moved in three columns of its own.
@@ -208,7 +208,7 @@ def wine(seeds):
     return "\n".join([*lines, f"| {seeds} | {cells} | {plus_minus(gaps)} |"])
 
 
-def main(folder="docs/results", seeds=10, count=60, *widths):
+def main(folder="docs/results", seeds=5, count=60, *widths):
     folder, seeds, count = Path(folder), int(seeds), int(count)
     folder.mkdir(parents=True, exist_ok=True)
     list(trial(0, 10, 20, "independent", "strong", "separate"))  # the first call is slower
