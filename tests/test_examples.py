@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 #: What each writes, and its arguments after the folder.
 FILES = {
     "plane": (["plane.png"], []),
+    "planted": (["planted.md", "planted_wine.md", "planted.png"], ["1", "12", "20"]),
     "wine": (["wine_clusters.png", "wine_point.png"], []),
     "kernel": (["kernel_distances.png", "kernel_plane.png"], []),
     "any_clustering": (["moons_dbscan.png", "digits_hdbscan.png"], []),
@@ -24,7 +25,6 @@ FILES = {
     "table_1": (["table_1.csv", "table_1.md", "table_1_bandwidth.md"], ["1", "wine"]),
     "table_1_vgg": (["table_1_vgg.md"], ["2", "PICTURES"]),
     "table_2": (["table_2.md"], ["20"]),
-    "planted": (["planted.md", "planted_wine.md", "planted.png"], ["1", "12", "20"]),
     "fig_8": (["fig_8.md", "fig_8.png", "fig_8_top.png"], ["SCORES", "VOC", "2", "96"]),
     "fig_9": (["fig_9.png"], ["1", "4"]),
     "fig_10": (["fig_10.png"], ["1", "wine"]),
