@@ -174,6 +174,7 @@ def test_a_network_that_fails_is_one_line(error, place, weights, monkeypatch):  
         (PermissionError(13, "Permission denied", "x\x1b.csv"), "x␛.csv: Permission denied"),
         (OSError("the disk is odd"), "Error: the disk is odd"),
         (ModuleNotFoundError("No module named 'kneed'", name="kneed"), "kneed is not installed: pip install"),
+        (ModuleNotFoundError("needs shap", name="shap"), "shap is not installed: pip install 'zennit-neon[shap]'"),
     ],
 )
 def test_the_last_resort(error, hint, monkeypatch):

@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 #: What each writes, and its arguments after the folder.
 FILES = {
     "plane": (["plane.png"], []),
+    "planted": (["planted.md", "planted_wine.md", "planted.png"], ["1", "12", "20"]),
     "wine": (["wine_clusters.png", "wine_point.png"], []),
     "kernel": (["kernel_distances.png", "kernel_plane.png"], []),
     "any_clustering": (["moons_dbscan.png", "digits_hdbscan.png"], []),

@@ -54,7 +54,7 @@ LAYERS = [
     ["canonizers", "composites"],
     ["session", "routes"],
     ["attribution", "trunk"],
-    ["explanation", "kde", "roots"],
+    ["explanation", "forest", "kde", "roots"],
     ["baselines", "captum"],
     ["plot", "vision"],
     ["report"],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .affine import Affine
 from .explanation import explain
+from .forest import forest_shap
 from .heads import Head
 from .kde import ConditionalKDE
 from .labels import named
@@ -338,6 +339,14 @@ def _by_shap(values: Callable[..., Any], setting: Setting, x: Tensor, cluster: T
     return result
 
 
+def _forest_shap(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
+    """TreeSHAP of a random forest that is trained on the clusters of the data (needs the package ``shap``)."""
+    with torch.no_grad():
+        labels = torch.cat([setting.model(part).argmax(1) for part in setting.data.split(_rows(x))])
+    seed = int(torch.randint(2**31, (1,), generator=setting.generator))
+    return forest_shap(setting.data, labels, x, cluster, seed)
+
+
 def _neon(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
     """NEON, by :func:`zennit_neon.explain`."""
     head = next((part for part in setting.model.modules() if isinstance(part, Head)), None)
@@ -378,5 +387,6 @@ METHODS: dict[str, Method] = {
     "shapley": _shapley,
     "shap": _shap,
     "shap_kernel": _shap_kernel,
+    "forest_shap": _forest_shap,
     "neon": _neon,
 }

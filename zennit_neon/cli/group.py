@@ -42,7 +42,8 @@ class _OneLine(click.Group):
             reason = str(error) or "use less data, or smaller sizes"
             raise click.ClickException(f"not enough memory: {reason}") from error
         except ModuleNotFoundError as error:
-            raise click.ClickException(f"{error.name} is not installed: pip install 'zennit-neon[cli]'") from error
+            extra = "shap" if error.name == "shap" else "cli"
+            raise click.ClickException(f"{error.name} is not installed: pip install 'zennit-neon[{extra}]'") from error
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **keywords: Any) -> Any:  # type: ignore[override]
         """Run a command."""
