@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from scipy.stats import bootstrap
 
-from zennit_neon.evaluation.matching import interval, masks_of, match, similarity
+from zennit_neon.evaluation import interval, masks_of, match, similarity
 
 
 def _maps(rng, *shape):
