@@ -3,8 +3,7 @@
 Each picture is summarised by four heatmaps at the end of each block of VGG-16, and those are matched with the masks of
 its objects and of the background: by cosine similarity as in the paper (S), which even heatmaps win, and by correlation
 and average precision, which they do not. Then: which rules and which smoothing are best on one half of the pictures, by
-how much are they ahead on the other half, how much of the evidence arrives at the pixels, and what does a loop of
-Zennit's passes take?
+how much are they ahead on the other half, and how much of the evidence arrives at the pixels?
 
 Run: python examples/fig_8.py [FOLDER] [SCORES.csv] [ROOT] [LIMIT] [SIZE], which writes fig_8.md, fig_8.png and
 fig_8_top.png into FOLDER (default: docs/results). ROOT holds VOCdevkit (default: the folder that ZENNIT_NEON_DATA
@@ -20,9 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib import pyplot
-from zennit.attribution import Gradient
 
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import NeonVGG
@@ -34,7 +31,7 @@ from zennit_neon.vision import cluster_features, load_vgg16
 
 BLOCKS = [1, 2, 3, 4, 5]
 ROWS = ["neon", "fm", "lo", "netdissect1", "netdissect2", "masks", "evidence", "uniform", "noise_smooth8"]
-RULES = ["neon", "neon_flat3", "neon_flat5", "neon_gamma1"]
+RULES = ["neon", "neon_flat5", "neon_gamma1"]
 SMOOTH = [0, 4, 8, 16]
 TOP = "000363"  # the picture that is shown
 RESAMPLES = 10_000  # of the bootstrap over pictures
@@ -57,6 +54,9 @@ RIVALS = {
 }
 #: Rules and smoothing beside those of the paper, each by itself.
 VARIANTS = ["neon", *RULES[1:], "neon_smooth8", "neon_flat5_smooth8", "masks_smooth8"]
+#: Without the background, and beside another explanation of the same evidence; at one block.
+ALONE = ["neon", "neon_smooth8", "neon_flat5", "masks", "masks_smooth8", "uniform", "noise_smooth8"]
+CAPTUM = ["neon", "neon_smooth8", *smoothings("gradient_x_input")]
 
 
 def values_of(scores, name, block):
@@ -162,40 +162,6 @@ def evenness(scenes, network):
     return scene, lines
 
 
-def race(scenes, network, rounds):
-    """Four clusters of one picture: ours against a loop of Zennit's passes, in turns, and medians of the rounds."""
-    x = network.prepare(scenes[0].picture[None])
-    lines = ["| block | ours, s | loop of Zennit, s | loop / ours |", "|" + "---|" * 4]
-    for block in BLOCKS[::2]:
-        model = cluster_features(network.model, block, x, 4, random_state=0)
-
-        def ours(model=model):
-            with ClusterGradient(model, NeonVGG(network.low, network.high)) as attributor:
-                return attributor(x)[1].sum(2)
-
-        def loop(model=model):
-            parts = []
-            with Gradient(model, NeonVGG(network.low, network.high)) as attributor:
-                for k in range(4):
-                    _, relevance = attributor(
-                        x, lambda output, k=k: torch.eye(4)[k].view(1, -1, 1, 1) * output.clamp(min=0)
-                    )
-                    parts.append(relevance.sum(1))
-            return torch.stack(parts, 1)
-
-        spent, found = [], []
-        for _ in range(rounds):
-            for way in (ours, loop):
-                start = time.perf_counter()
-                found.append(way())
-                spent.append(time.perf_counter() - start)
-        assert torch.allclose(*found[:2], rtol=1e-3, atol=1e-4 * float(found[0].abs().max()))
-        own, other = (np.median(spent[i::2]) for i in range(2))
-        ratio = np.median(np.divide(spent[1::2], spent[::2]))
-        lines.append(f"| {block} | {own:.2f} | {other:.2f} | {ratio:.1f} |")
-    return lines
-
-
 def of_one_score(scores, kind):
     """All tables of one score."""
     scores, title = scores.by(kind), TITLES[kind]
@@ -234,14 +200,9 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=0, size=224):
     options = {"out": out, "thresholds": Path(out).with_suffix(".npz"), "progress": sys.stderr.isatty()}
     start = time.perf_counter()
     scores = match_objects(network, scenes, BLOCKS, names, **options)
-    captum = ["neon", "neon_smooth8", *smoothings("gradient_x_input")]
-    gradients = match_objects(network, scenes, [3], captum, **options)
-    some = Scenes(root, size=size, limit=min(2, len(scenes)))
-    few = match_objects(network, some, [3], ["neon", "gradient_x_input", "ig"], **options)
-    alone = ["neon", "neon_smooth8", "masks", "masks_smooth8", "uniform"]
-    objects = match_objects(network, scenes, [3], alone, background=False, **options)
+    gradients = match_objects(network, scenes, [3], CAPTUM, **options)
+    objects = match_objects(network, scenes, [3], ALONE, background=False, **options)
     spent = time.perf_counter() - start
-    rounds = 3 if limit is None else 1
     scene, parts = evenness(scenes, network)
     lines = [
         f"{len(scenes)} pictures of VOC 2007 (trainval) at {size} x {size}, four heatmaps each, matched with the masks "
@@ -252,7 +213,7 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=0, size=224):
         "",
         "Block 3, matched with the masks of objects alone; means, and paired differences (bootstrap):",
         "",
-        *by_score(objects, alone, 3, "uniform"),
+        *by_score(objects, ALONE, 3, "uniform"),
         "",
         "**What S is made of**",
         "",
@@ -261,30 +222,13 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=0, size=224):
         "",
         *parts,
         "",
-        "**Other explanations of the same evidence**",
+        "**Another explanation of the same evidence**",
         "",
         "Captum's gradient x input at block 3; means, and paired differences (bootstrap):",
         "",
-        *by_score(gradients, captum, 3, "neon"),
-        "",
-        f"Integrated gradients with 10 steps, on {len(some)} pictures at block 3: S, correlation, average precision, "
-        "and seconds:",
-        "",
-        "| method | S | correlation | average precision | seconds |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {name} | "
-            + " | ".join(f"{few.by(kind).table.loc[name, 3]:.3f}" for kind in TITLES)
-            + f" | {few.time.loc[name, 3]:.3g} |"
-            for name in few.methods
-        ),
+        *by_score(gradients, CAPTUM, 3, "neon"),
         "",
         "**Time and memory**",
-        "",
-        "Four clusters of one picture, with all passes shared, and with a pass of Zennit's own for each "
-        f"(medians of {rounds} rounds, and of their ratios):",
-        "",
-        *race(scenes, network, rounds),
         "",
         "Median seconds for a picture and block, with k-means where there are clusters, and a share of forward passes:",
         "",

@@ -192,3 +192,22 @@ def _shares(values, sharpness, weights):
     scaled = np.log(weights) + sharpness * np.asarray(values)
     shares = np.exp(scaled - scaled.max())
     return shares / shares.sum()
+
+
+def correlation_of(heatmap, mask):
+    """Pearson's correlation of two lists of numbers."""
+    n = len(heatmap)
+    mean, share = math.fsum(heatmap) / n, math.fsum(mask) / n
+    both = math.fsum((r - mean) * (m - share) for r, m in zip(heatmap, mask, strict=True))
+    return both / math.sqrt(math.fsum((r - mean) ** 2 for r in heatmap) * math.fsum((m - share) ** 2 for m in mask))
+
+
+def average_precision_of(heatmap, mask):
+    """Sum over thresholds, from the largest value down, of precision times the recall that the threshold adds."""
+    result, before = 0.0, 0.0
+    for threshold in sorted(set(heatmap), reverse=True):
+        found = [bool(m) for r, m in zip(heatmap, mask, strict=True) if r >= threshold]
+        recall = sum(found) / sum(map(bool, mask))
+        result += (recall - before) * sum(found) / len(found)
+        before = recall
+    return result

@@ -69,6 +69,7 @@ WITHIN = {
         ["trunk"],
     ],
     "evaluation": [
+        ["agreement"],
         ["flipping", "matching", "ledger", "dissection", "probe"],
         ["result", "scenes", "scores", "summaries"],
         ["comparison", "objects"],

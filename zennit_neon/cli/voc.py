@@ -26,8 +26,9 @@ __all__ = ["voc"]
     default="neon,fm,lo,masks",
     show_default=True,
     metavar="A,B,...",
-    help="neon, fm, lo; masks, evidence, uniform, noise, netdissect1, netdissect2, gradient_x_input, ig. With flat rules in "
-    "the first blocks as neon_flat3, another gamma as neon_gamma0.5, smoothed by so many pixels as neon_smooth16.",
+    help="neon, fm, lo; masks, evidence, uniform, noise, netdissect1, netdissect2, gradient_x_input, ig. With flat "
+    "rules in the first blocks as neon_flat3, another gamma as neon_gamma0.5, smoothed by so many pixels as "
+    "neon_smooth16.",
 )
 @click.option(
     "--scores",

@@ -147,7 +147,7 @@ def interval(values: Sequence[float], resamples: int = 0, random_state: int = 0)
     >>> print(interval([0.1, 0.2, 0.3, 0.8]))
     0.350 [-0.145, 0.845]
     >>> print(interval([0.1, 0.2, 0.3, 0.8], resamples=10_000))
-    0.350 [0.125, 0.650]
+    0.350 [0.150, 0.650]
     """
     from scipy.stats import t
 
