@@ -13,7 +13,6 @@ cores; at 448 x 448 four times as much.
 """
 
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -76,10 +75,10 @@ def unseen(scores, names, block):
     return found, chosen
 
 
-def gap(one, other):
-    """Mean difference of pictures with a bootstrap interval."""
-    known = np.isfinite(one - other)
-    return str(interval((one - other)[known], RESAMPLES)) if known.any() else "-"
+def mean_of(values):
+    """Mean over pictures, or mean difference, with a bootstrap interval."""
+    known = values[np.isfinite(values)]
+    return str(interval(known, RESAMPLES)) if known.size else "-"
 
 
 def choices(scores):
@@ -92,12 +91,12 @@ def choices(scores):
     ]
     for block in [*BLOCKS, None]:
         own, chosen = unseen(scores, OWN, block)
-        cells = [str(interval(own, RESAMPLES)), gap(own, values_of(scores, "neon", block))]
+        cells = [mean_of(own), mean_of(own - values_of(scores, "neon", block))]
         for names in RIVALS.values():
             if block is None and np.isnan(scores.values[scores.methods.index(names[0])]).all(1).any():
                 cells.append("-")  # not in all blocks
                 continue
-            cells.append(gap(own, unseen(scores, names, block)[0]))
+            cells.append(mean_of(own - unseen(scores, names, block)[0]))
         names = " ".join(f"`{name}`" for name in dict.fromkeys(chosen))
         lines.append(f"| {'all' if block is None else block} | {names} | " + " | ".join(cells) + " |")
     return lines
@@ -228,13 +227,11 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=0, size=224):
         "",
         *by_score(gradients, CAPTUM, 3, "neon"),
         "",
-        "**Time and memory**",
+        "**Time**",
         "",
         "Median seconds for a picture and block, with k-means where there are clusters, and a share of forward passes:",
         "",
         plain(scores.time.loc[ROWS]),
-        "",
-        f"Peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB.",
     ]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
