@@ -143,6 +143,13 @@ def test_pictures_without_score_are_named(network, root):
     assert f"without score (no mask, or fewer than 4 different features): ['{NAMES[0]}']" in result.stderr
 
 
+def test_dissection_without_thresholds_is_named(network, root):
+    result = voc(root, "--methods", "netdissect1,masks", "--limit", "1")
+    assert result.exit_code == 0, result.output
+    assert "without score: ['netdissect1'] (from block 3 on" in result.stderr
+    assert "without score" not in voc(root, "--methods", "masks").stderr
+
+
 def test_pictures_that_have_no_clusters_are_drawn_all_the_same(root, tmp_path):
     scene = Scenes(root, size=None)[0]
     masks, _ = scene.masks()

@@ -172,6 +172,10 @@ def _voc(
     missing = found.missing
     if missing:
         tell(f"without score (no mask, or fewer than {clusters} different features): {missing}")
+    dissected = [method for method in found.methods if method.startswith("netdissect")]
+    unknown = [method for method in dissected if found.table.loc[method].isna().all()]
+    if unknown:
+        tell(f"without score: {unknown} (from block 3 on, with enough locations in the other half of the pictures)")
     if out is not None:
         tell(f"wrote {out}")
     if figure is not None:
