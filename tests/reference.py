@@ -237,3 +237,22 @@ def kernel_pairs(x, sets, weights, gamma, c, through, dissipate):
 def similarities(x, sets, weights, gamma):
     """Similarity i_k of one point to each kernel centroid (paper 2, Section 3.3)."""
     return np.array([w @ np.exp(-gamma * outlierness(x, s)) for s, w in zip(sets, weights, strict=True)])
+
+
+def correlation_of(heatmap, mask):
+    """Pearson's correlation of two lists of numbers."""
+    n = len(heatmap)
+    mean, share = math.fsum(heatmap) / n, math.fsum(mask) / n
+    both = math.fsum((r - mean) * (m - share) for r, m in zip(heatmap, mask, strict=True))
+    return both / math.sqrt(math.fsum((r - mean) ** 2 for r in heatmap) * math.fsum((m - share) ** 2 for m in mask))
+
+
+def average_precision_of(heatmap, mask):
+    """Sum over thresholds, from the largest value down, of precision times the recall that the threshold adds."""
+    result, before = 0.0, 0.0
+    for threshold in sorted(set(heatmap), reverse=True):
+        found = [bool(m) for r, m in zip(heatmap, mask, strict=True) if r >= threshold]
+        recall = sum(found) / sum(map(bool, mask))
+        result += (recall - before) * sum(found) / len(found)
+        before = recall
+    return result

@@ -11,7 +11,8 @@ from tests.conftest import data_folder
 from tests.scenery import NAMES, tiny_network, write_labels, write_voc
 from tests.test_cli import assert_fails, run
 from zennit_neon.cli.voc import blocks_of
-from zennit_neon.evaluation import Matching, Scenes, match, match_objects
+from zennit_neon.evaluation import Matching, Scenes, Scores, match, match_objects
+from zennit_neon.evaluation.agreement import TITLES
 from zennit_neon.evaluation.panels import panels
 from zennit_neon.evaluation.summaries import SEEDS
 
@@ -49,6 +50,27 @@ def test_the_tables_show_the_scores_of_match_objects(network, root):
     assert scores.text() in result.stdout
     assert scores.text("neon") in result.stdout
     assert result.stderr == ""
+
+
+def test_all_scores_are_printed_unless_some_are_chosen(network, root, tmp_path):
+    out = tmp_path / "scores.csv"
+    scores = match_objects(network, Scenes(root, size=None), [1, 2], ["neon", "masks"])
+    printed = voc(root, "--methods", "neon,masks", "--out", out).stdout
+    for kind, title in TITLES.items():
+        assert f"{title}, mean and 95 % interval over pictures\n{scores.by(kind).text()}" in printed
+        assert f"{title} of neon less that of each other, paired\n{scores.by(kind).text('neon')}" in printed
+    some = voc(root, "--methods", "neon,masks", "--out", out, "--scores", "correlation, correlation").stdout
+    assert some.count("mean and 95 % interval") == 1
+    assert scores.by("correlation").text() in some
+
+
+def test_the_figure_has_the_first_score(network, root, tmp_path, monkeypatch):
+    drawn, plot = [], Scores.plot
+    monkeypatch.setattr(Scores, "plot", lambda self, *given: drawn.append(self.kind) or plot(self, *given))
+    for given in ([], ["--scores", "average_precision,similarity"]):
+        figure = tmp_path / f"{len(given)}.png"
+        assert voc(root, "--methods", "masks", "--figure", figure, *given).exit_code == 0
+    assert drawn == ["similarity", "average_precision"]
 
 
 def test_one_method_has_nothing_to_differ_from(network, root):
@@ -121,6 +143,13 @@ def test_pictures_without_score_are_named(network, root):
     assert f"without score (no mask, or fewer than 4 different features): ['{NAMES[0]}']" in result.stderr
 
 
+def test_dissection_without_thresholds_is_named(network, root):
+    result = voc(root, "--methods", "netdissect1,masks", "--limit", "1")
+    assert result.exit_code == 0, result.output
+    assert "without score: ['netdissect1'] (from block 3 on" in result.stderr
+    assert "without score" not in voc(root, "--methods", "masks").stderr
+
+
 def test_pictures_that_have_no_clusters_are_drawn_all_the_same(root, tmp_path):
     scene = Scenes(root, size=None)[0]
     masks, _ = scene.masks()
@@ -157,6 +186,8 @@ def test_objects_or_classes(network, root, kind):
         (["--block", "3..1"], "--block must be as 3, or 1..5"),
         (["--block", "all"], "--block must be as 3, or 1..5"),
         (["--clusters", "1"], "--clusters"),
+        (["--scores", "cosine"], "--scores must be among similarity, correlation, average_precision, got 'cosine'"),
+        (["--scores", ","], "--scores must be among"),
         (["--year", "1999"], "1999"),
         (["--image-set", "holiday"], "holiday"),
         (["--size", "big"], "--size must be a number"),

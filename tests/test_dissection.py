@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from zennit_neon.evaluation.dissection import TopQuantile, segments, thresholds_kept, upsampled
+from zennit_neon.evaluation.dissection import TopQuantile, halves, segments, thresholds_kept, upsampled
 
 
 def _bilinear(image, height, width):
@@ -60,6 +60,19 @@ def test_memory_holds_the_share_and_no_more():
         quantile.add(torch.rand(1, 4, 100, 10))
         assert quantile._largest.shape == (4, 51)
         assert quantile._largest.untyped_storage().nbytes() == 4 * 4 * 51
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 22])
+def test_halves_are_even_and_depend_on_names_and_seed_alone(rng, count):
+    names = [f"{i:06d}" for i in range(count)]
+    found = halves(names, 3)
+    assert found.keys() == set(names)
+    assert sum(half == 0 for half in found.values()) == count - count // 2
+    shuffled = [names[i] for i in rng.permutation(count)]
+    assert halves([*shuffled, *shuffled[:1]], 3) == found
+    if count == 22:
+        assert halves(names, 4) != found
+        assert len({tuple(halves(names, seed)[name] for name in names) for seed in range(10)}) == 10
 
 
 def test_wrong_counts_and_shares_are_refused():

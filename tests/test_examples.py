@@ -24,7 +24,7 @@ FILES = {
     "table_1": (["table_1.csv", "table_1.md", "table_1_summary.md", "table_1_bandwidth.md"], ["1", "wine"]),
     "table_1_vgg": (["table_1_vgg.md"], ["2", "PICTURES"]),
     "table_2": (["table_2.md"], ["20"]),
-    "fig_8": (["fig_8.md", "fig_8.png", "fig_8_top.png"], ["SCORES", "VOC", "2", "96"]),
+    "fig_8": (["fig_8.md", "fig_8.png", "fig_8_top.png"], ["SCORES", "VOC", "2", "64"]),
     "fig_9": (["fig_9.png"], ["1", "4"]),
     "fig_10": (["fig_10.png"], ["1", "wine"]),
     "mnist_clusters": (["mnist_clusters_a.png", "mnist_clusters_b.png", "mnist_clusters_c.png"], ["100", "1"]),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from scipy.stats import bootstrap
 
-from zennit_neon.evaluation.matching import interval, masks_of, match, similarity
+from zennit_neon.evaluation import interval, masks_of, match, similarity
 
 
 def _maps(rng, *shape):
@@ -119,6 +119,34 @@ def test_intervals_are_those_of_student_and_near_those_of_the_bootstrap(rng):
     assert found.high == pytest.approx(other.high, abs=0.01)
     assert interval([0.3]).high == math.inf
     assert str(interval([0.0, 1.0])).startswith("0.500 [")
+
+
+def test_bootstrapped_intervals_are_those_of_scipy(rng):
+    values = rng.exponential(size=30)
+    found = interval(values.tolist(), resamples=20_000)
+    other = bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low == pytest.approx(other.low, abs=0.01)
+    assert found.high == pytest.approx(other.high, abs=0.01)
+    assert interval(values.tolist(), 20_000) == found
+    assert interval(values.tolist(), 20_000, random_state=1) != found
+    flipped = interval((-values).tolist(), 20_000)
+    np.testing.assert_allclose((flipped.low, flipped.high), (-found.high, -found.low))
+    assert interval([0.3], 100).high == math.inf
+    same = interval([0.25] * 4, 100)
+    assert (same.low, same.high) == (0.25, 0.25)
+    for wrong in (-1, 0.5, True):
+        with pytest.raises((TypeError, ValueError), match="resamples must be"):
+            interval([0.3, 0.4], wrong)
+
+
+def test_many_values_are_resampled_in_parts(rng):
+    values = rng.normal(size=2**21)
+    found = interval(values, 5)
+    assert found.low < found.mean + 0.01
+    assert found.high - found.low < 0.01
 
 
 @pytest.mark.parametrize(

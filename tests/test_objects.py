@@ -15,7 +15,8 @@ from tests.scenery import NAMES, state_of, tiny_network, write_labels, write_voc
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import NeonVGG, VGGBlocks
 from zennit_neon.evaluation import Scenes, match, match_objects
-from zennit_neon.evaluation.dissection import segments
+from zennit_neon.evaluation.agreement import SCORES
+from zennit_neon.evaluation.dissection import halves, segments
 from zennit_neon.evaluation.probe import activations_of
 from zennit_neon.evaluation.summaries import MAPS, SEEDS
 from zennit_neon.picture import smoothed
@@ -243,6 +244,7 @@ def test_pictures_that_are_too_small_for_a_block_have_no_score(network, tmp_path
     known = np.isfinite(found.values)
     assert known[:2, 0].all()
     assert (known[:2, 1] == [True, False, True]).all()
+    assert np.array_equal(np.isfinite(found.by("correlation").values), known)
     assert found.missing == []
     assert "(n=2)" in found.text().splitlines()[2]
     assert "(n=" not in found.text().splitlines()[2].split("|")[2]
@@ -307,26 +309,122 @@ def test_seconds_have_a_share_of_the_forward_pass(network, scenes, monkeypatch):
     np.testing.assert_allclose(found.seconds[:, 0, 0], [2.75, 1.75, 2.25, 3.25])
 
 
-def test_thresholds_of_dissection_are_those_of_all_pictures(network, tmp_path, monkeypatch):
-    monkeypatch.setattr("zennit_neon.evaluation.objects.SHARE", 0.02)  # there are few locations
-    write_voc(tmp_path, sizes=[(40, 48), (64, 52)])
-    scenes, seen = Scenes(tmp_path, size=None), {}
-    options = {"blocks": [3], "methods": ["netdissect1", "netdissect2"], "n_clusters": 3}
+@pytest.fixture
+def five(tmp_path, monkeypatch):
+    """Five pictures of two sizes, enough for thresholds."""
+    monkeypatch.setattr("zennit_neon.evaluation.objects.SHARE", 0.04)  # there are few locations
+    write_voc(tmp_path, [f"{i:06d}" for i in range(5)], sizes=[(40, 48), (64, 52)])
+    return tmp_path
+
+
+DISSECTED = {"blocks": [3], "methods": ["netdissect1", "netdissect2"], "n_clusters": 3}
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_thresholds_of_dissection_are_those_of_the_other_half(network, five, seed):
+    scenes, seen = Scenes(five, size=None), {}
     found = match_objects(
-        network, scenes, **options,
+        network, scenes, **DISSECTED, random_state=seed,
         watch=lambda scene, block, method, maps, matching: seen.setdefault((scene.name, method), maps),
     )  # fmt: skip
-    layer = "features.8"
-    activations = [
-        activations_of(network.model, [layer], network.prepare(scene.picture[None]))[layer] for scene in scenes
-    ]
-    values = torch.cat([part[0].flatten(1) for part in activations], 1)
-    thresholds = values.sort(1).values[:, -math.floor(0.02 * values.shape[1]) - 1]
-    for scene, part in zip(scenes, activations, strict=True):
-        for method, seed in (("netdissect1", None), ("netdissect2", 0)):
-            expected = segments(part[0], thresholds, 3, tuple(scene.labels.shape), seed)
+    layer, half = "features.8", halves(scenes.names, seed)
+    activations = {
+        scene.name: activations_of(network.model, [layer], network.prepare(scene.picture[None]))[layer][0]
+        for scene in scenes
+    }
+    for scene in scenes:
+        others = [part.flatten(1) for name, part in activations.items() if half[name] != half[scene.name]]
+        values = torch.cat(others, 1)
+        thresholds = values.sort(1).values[:, -math.floor(0.04 * values.shape[1]) - 1]
+        for method, kmeans in (("netdissect1", None), ("netdissect2", seed)):
+            expected = segments(activations[scene.name], thresholds, 3, tuple(scene.labels.shape), kmeans)
             assert torch.equal(seen[scene.name, method], expected)
     assert np.isfinite(found.values).all()
+
+
+def test_no_picture_dissects_itself(network, five):
+    """A picture that changes leaves the thresholds of its own half alone."""
+    import zennit_neon.evaluation.objects as module
+
+    scenes = Scenes(five, size=None)
+    half, layers = halves(scenes.names, 0), {3: "features.8"}
+    before = module._learn(network, scenes, layers, half, False)
+    name = scenes.names[2]
+    path = five / f"VOCdevkit/VOC2007/JPEGImages/{name}.jpg"
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path, quality=95)
+    after = module._learn(network, scenes, layers, half, False)
+    assert before.keys() == after.keys() == {"0 features.8", "1 features.8"}
+    for own in (0, 1):
+        same = torch.equal(before[f"{own} features.8"], after[f"{own} features.8"])
+        assert same == (half[name] == own)
+
+
+def test_a_single_picture_has_no_other_half(network, five):
+    found = match_objects(network, Scenes(five, size=None, limit=1), [3], ["netdissect1", "netdissect2", "fm"], 3)
+    assert np.isnan(found.values[:2]).all()
+    assert np.isfinite(found.values[2]).all()
+
+
+def test_order_and_repetition_of_pictures_do_not_change_dissection(network, five):
+    listed = five / "VOCdevkit/VOC2007/ImageSets/Segmentation/trainval.txt"
+    once = match_objects(network, Scenes(five, size=None), **DISSECTED)
+    listed.write_text("".join(f"{name}\n" for name in [*once.images[::-1], once.images[0], once.images[3]]))
+    again = match_objects(network, Scenes(five, size=None), **DISSECTED)
+    np.testing.assert_array_equal(again.values, once.values[..., [4, 3, 2, 1, 0, 0, 3]])
+
+
+def test_every_score_has_a_matching_of_its_own(network, scenes):
+    seen = {}
+    found = match_objects(
+        network, scenes, [1, 3], ["neon", "masks", "uniform", "noise_smooth2"], 3,
+        watch=lambda scene, block, method, maps, matching: seen.setdefault((scene.name, block, method), maps),
+    )  # fmt: skip
+    for kind in SCORES:
+        part = found.by(kind)
+        for (m, method), (b, block), (i, scene) in itertools.product(
+            enumerate(found.methods), enumerate([1, 3]), enumerate(scenes)
+        ):
+            expected = match(seen[scene.name, block, method], *scene.masks(), kind).score
+            assert part.values[m, b, i] == pytest.approx(expected, abs=1e-12)
+    assert found.by("correlation").only(["uniform"]).values.tolist() == [[[0.0] * 3] * 2]
+    assert found.kind == "similarity"
+
+
+def test_all_scores_come_back_from_a_file(network, scenes, tmp_path, computed):
+    options = {"blocks": [1], "methods": ["fm"], "n_clusters": 3, "out": tmp_path / "scores.csv"}
+    first = match_objects(network, scenes, **options)
+    computed.clear()
+    again = match_objects(network, scenes, **options)
+    assert not computed
+    for kind in SCORES:
+        np.testing.assert_array_equal(again.by(kind).values, first.by(kind).values)
+
+
+def test_another_gamma(network, scenes):
+    """By name, in place of the paper's in every block, beside flat rules, and by rules of one's own."""
+    seen = {}
+    names = ["neon", "neon_gamma2", "neon_gamma0.5", "neon_flat1_gamma2", "fm_gamma2_smooth3"]
+    found = match_objects(
+        network, scenes, [2], names, 3,
+        watch=lambda scene, block, method, maps, matching: seen.setdefault((scene.name, method), maps),
+    )  # fmt: skip
+    assert len(np.unique(found.values[:, 0, 0])) == 5
+    scene = scenes[0]
+    x = network.prepare(scene.picture[None])
+    model = cluster_features(network.model, 2, x, 3)
+    for name, gammas, flat in ((names[1], (2,), 0), (names[2], (0.5,), 0), (names[3], (2,), 1)):
+        with ClusterGradient(model, NeonVGG(network.low, network.high, gammas=gammas, flat=flat)) as attributor:
+            expected = attributor(x)[1][0].sum(1)
+        torch.testing.assert_close(seen[scene.name, name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    asked = []
+
+    def rules(flat, gamma=None):
+        asked.append((flat, gamma))
+        return VGGBlocks(network.low, network.high, gammas=(5.0 if gamma is None else gamma,), flat=flat)
+
+    own = match_objects(network, scenes, [2], ["neon", "neon_gamma2"], 3, rules=rules)
+    assert asked == [(0, None), (0, 2.0)] * 3
+    np.testing.assert_array_equal(own.values[1], found.values[1])
 
 
 def test_thresholds_of_dissection_are_learned_once(network, scenes, tmp_path, monkeypatch):
@@ -343,9 +441,11 @@ def test_thresholds_of_dissection_are_learned_once(network, scenes, tmp_path, mo
         network, Scenes(scenes.pairs[0][0].parents[3], size=None, limit=2), methods=["netdissect1"], **options
     )
     assert len(calls) == 2  # other pictures
+    match_objects(network, scenes, methods=["netdissect1"], random_state=1, **options)
+    assert len(calls) == 3  # other halves
     match_objects(network, scenes, methods=["fm"], **options)
     match_objects(network, scenes, methods=["netdissect1"], **{**options, "blocks": [1]})
-    assert len(calls) == 2
+    assert len(calls) == 3
 
 
 def test_pictures_without_masks_have_no_score(network, scenes, tmp_path):

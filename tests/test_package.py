@@ -72,6 +72,7 @@ WITHIN = {
         ["token_explanation"],
     ],
     "evaluation": [
+        ["agreement"],
         ["flipping", "datasets", "matching", "ledger", "dissection", "probe"],
         ["result", "table_1", "scenes", "scores", "summaries"],
         ["comparison", "objects"],

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from zennit_neon.evaluation import interval
+from zennit_neon.evaluation.agreement import SCORES
 from zennit_neon.evaluation.ledger import Ledger
 from zennit_neon.evaluation.scores import Scores
 
@@ -33,14 +35,20 @@ def _student(values):
 
 
 def test_scores_are_collected_from_rows():
-    ledger = Ledger(None, {"year": "2007"}, ["image", "block", "method"], ["score", "objects", "seconds"])
-    ledger.add(("a", 3, "neon"), (0.5, 2, 1.5))
-    ledger.add(("b", 5, "fm"), (0.25, 3, 2.5))
-    ledger.add(("z", 5, "fm"), (9.0, 9, 9.0))
+    ledger = Ledger(None, {"year": "2007"}, ["image", "block", "method"], [*SCORES, "objects", "seconds"])
+    ledger.add(("a", 3, "neon"), (0.5, 0.3, 0.7, 2, 1.5))
+    ledger.add(("b", 5, "fm"), (0.25, -0.1, 0.4, 3, 2.5))
+    ledger.add(("z", 5, "fm"), (9.0, 9.0, 9.0, 9, 9.0))
     found = Scores.of(ledger, ["a", "b"], [3, 5], ["fm", "neon"], ledger.settings)
     np.testing.assert_array_equal(found.values, [[[NAN, NAN], [NAN, 0.25]], [[0.5, NAN], [NAN, NAN]]])
     np.testing.assert_array_equal(found.seconds, [[[NAN, NAN], [NAN, 2.5]], [[1.5, NAN], [NAN, NAN]]])
     assert found.settings == {"year": "2007"}
+    assert found.kind == "similarity"
+    other = found.by("correlation")
+    np.testing.assert_array_equal(other.values, [[[NAN, NAN], [NAN, -0.1]], [[0.3, NAN], [NAN, NAN]]])
+    assert (other.kind, found.kind) == ("correlation", "similarity")
+    assert other.by("average_precision").score("fm", 5).mean == 0.4
+    np.testing.assert_array_equal(other.by("similarity").values, found.values)
     assert repr(found) == "Scores(methods=['fm', 'neon'], blocks=[3, 5], images=2)"
 
 
@@ -70,11 +78,31 @@ def test_differences_are_paired(scores):
         (lambda s: s.text("lo"), "method must be among .*, got 'lo'"),
         (lambda s: s.only(["neon", "lo"]), "method must be among .*, got 'lo'"),
         (lambda s: s.score("neon", 4), r"block must be among \[3, 5\], got 4"),
+        (lambda s: s.by("cosine"), r"kind must be among \['similarity'\], got 'cosine'"),
     ],
 )
 def test_what_was_not_scored_is_refused(scores, call, message):
     with pytest.raises(ValueError, match=message):
         call(scores)
+
+
+def test_other_scores_follow_methods_and_pictures(scores):
+    scores.kinds = {"similarity": scores.values, "correlation": -scores.values}
+    for found in (scores.only(["fm"]).part(["c", "b"]), scores.part(["c", "b"]).only(["fm"])):
+        np.testing.assert_array_equal(found.values, scores.values[[1]][..., [2, 1]])
+        np.testing.assert_array_equal(found.by("correlation").values, -found.values)
+    assert scores.by("correlation").only(["fm"]).kind == "correlation"
+    _, ax = scores.by("correlation").plot()
+    assert ax.get_ylabel() == "correlation with masks, 4 pictures"
+
+
+def test_intervals_may_be_bootstrapped(scores):
+    assert scores.score("neon", 3, 200) == interval([0.1, 0.5, 0.3], 200)
+    gap = scores.difference("neon", "fm", 5, resamples=200)
+    assert (gap.low, gap.high) == (interval([0.4, 0.9, -0.1], 200).low, interval([0.4, 0.9, -0.1], 200).high)
+    assert str(gap) in scores.text("neon", 200)
+    assert str(gap) not in scores.text("neon")
+    assert str(scores.score("neon", 3, 200)) in scores.text(resamples=200)
 
 
 def test_means_of_nothing_are_refused(scores):

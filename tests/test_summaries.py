@@ -116,6 +116,21 @@ def test_layers_without_different_features_have_no_clusters():
         SEEDS["neon"](_flat(torch.ones(1, 5, 1, 1)))
 
 
+def test_noise_is_the_same_for_a_picture_and_layer_and_no_other():
+    place = _place(block=2)
+    drawn = MAPS["noise"](place)
+    assert drawn.shape == (3, 40, 48)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    assert drawn.mean() == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(MAPS["noise"](_place(block=2)), drawn)
+    other = _place(block=2)
+    other.x = other.x + 0.1
+    for place in (_place(block=3), _place(block=2, seed=1), other):
+        assert abs(np.corrcoef(MAPS["noise"](place).flatten(), drawn.flatten())[0, 1]) < 0.1
+    assert len(np.unique(drawn)) > 0.99 * drawn.numel()
+
+
 def test_network_dissection_needs_thresholds():
     place = _place(block=3)
     for name in ("netdissect1", "netdissect2"):
@@ -185,10 +200,21 @@ def test_names_of_methods(name, flat, smooth):
 
 
 @pytest.mark.parametrize(
+    ("name", "flat", "gamma", "smooth"),
+    [("neon", 0, None, 0), ("neon_gamma0", 0, 0, 0), ("lo_gamma0.25_smooth3", 0, 0.25, 3),
+     ("fm_flat2_gamma10_smooth4", 2, 10, 4), ("masks_smooth2", None, None, 2)],
+)  # fmt: skip
+def test_names_with_gamma(name, flat, gamma, smooth):
+    method = method_of(name)
+    assert (method.name, method.flat, method.gamma, method.smooth) == (name, flat, gamma, smooth)
+
+
+@pytest.mark.parametrize(
     "name",
     ["", "nein", "NEON", "neon_", "neon_flat", "neon_flat0", "neon_flat10", "neon_flat2_flat2", "neon_smooth",
      "masks_flat2", "neon_smooth0", "neon_smooth08", "neon_smooth1.5", "neon_smooth-1", "neon_smooth2_flat3",
-     "ig_flat1_smooth2", "neon smooth2", "neon\n", "_flat3"],
+     "ig_flat1_smooth2", "neon smooth2", "neon\n", "_flat3", "neon_gamma", "neon_gamma-1", "neon_gamma.5",
+     "neon_gamma1.", "neon_gamma1_flat2", "masks_gamma1", "neon_gamma1_gamma2", "neon_gammax", "neon_smooth2_gamma1"],
 )  # fmt: skip
 def test_names_of_no_methods_are_refused(name):
     with pytest.raises(ValueError, match="methods must be among neon, fm, lo, masks, .*, got"):

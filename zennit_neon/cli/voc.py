@@ -26,8 +26,16 @@ __all__ = ["voc"]
     default="neon,fm,lo,masks",
     show_default=True,
     metavar="A,B,...",
-    help="neon, fm, lo; masks, evidence, uniform, netdissect1, netdissect2, gradient_x_input, ig. With flat rules in "
-    "the first blocks as neon_flat3, smoothed by so many pixels as neon_smooth16.",
+    help="neon, fm, lo; masks, evidence, uniform, noise, netdissect1, netdissect2, gradient_x_input, ig. With flat "
+    "rules in the first blocks as neon_flat3, another gamma as neon_gamma0.5, smoothed by so many pixels as "
+    "neon_smooth16.",
+)
+@click.option(
+    "--scores",
+    default="similarity,correlation,average_precision",
+    show_default=True,
+    metavar="A,B,...",
+    help="What is printed; the figure has the first. Even heatmaps have a large similarity, but no correlation.",
 )
 @click.option("--year", default="2007", show_default=True, metavar="Y", help="Year of the data set, 2007 to 2012.")
 @click.option("--image-set", default="trainval", show_default=True, metavar="SET", help="train, val, trainval or test.")
@@ -44,7 +52,7 @@ __all__ = ["voc"]
 @click.option(
     "--out", metavar="FILE.csv", help="Keep the score of each picture there; a second run continues, and adds to it."
 )
-@click.option("--figure", metavar="FILE", help="Draw S by block and method: .png, .svg or .pdf.")
+@click.option("--figure", metavar="FILE", help="Draw scores by block and method: .png, .svg or .pdf.")
 @click.option(
     "--pictures",
     metavar="FOLDER",
@@ -55,8 +63,9 @@ def voc(root: str, **options: Any) -> None:
     """Match heatmaps of clusters with the masks of objects in PASCAL VOC (Fig. 8 of the paper).
 
     ROOT is the folder that holds VOCdevkit. Each picture is summarised by K heatmaps at the end of a block, which are
-    matched with its masks; S is their mean cosine similarity, from -1 to 1. The table has means over pictures and
-    their 95 % intervals, then differences to the first method, over the same pictures.
+    matched with its masks; S is their mean cosine similarity, from -1 to 1. Correlation and average precision are
+    matched and averaged alike. Tables have means over pictures and their 95 % intervals, then differences to the first
+    method, over the same pictures.
 
     Example: zennit-neon voc data --block 1..5 --clusters 4 --methods neon,fm,lo,masks --out scores.csv
     """
@@ -68,6 +77,7 @@ def _voc(
     block: str,
     clusters: int,
     methods: str,
+    scores: str,
     year: str,
     image_set: str,
     limit: int | None,
@@ -83,6 +93,7 @@ def _voc(
     force: bool,
 ) -> None:
     from ..evaluation import Scenes, match_objects
+    from ..evaluation.agreement import SCORES, TITLES
     from ..evaluation.summaries import method_of
     from ..tabular import check_output, write
     from ..vision import layer_of_block, load_vgg16
@@ -92,6 +103,9 @@ def _voc(
         raise ValueError("methods must be a list of at least one name, got none")
     for name in names:
         method_of(name)
+    kinds = [kind.strip() for kind in scores.split(",") if kind.strip()]
+    if not kinds or not set(kinds) <= set(SCORES):
+        raise ValueError(f"--scores must be among {', '.join(SCORES)}, got {scores!r}")
     blocks = blocks_of(block)
     suffix = "" if figure is None else suffix_of("--figure", figure)
     if pictures is not None:
@@ -134,7 +148,7 @@ def _voc(
     if out is not None and force:
         Path(out).unlink(missing_ok=True)
     with running("the network fails", "try a smaller --size"):
-        scores = match_objects(
+        found = match_objects(
             network,
             scenes,
             blocks,
@@ -149,17 +163,23 @@ def _voc(
             progress=sys.stderr.isatty(),
         )
     click.echo(f"{len(scenes)} pictures of VOC {year} ({image_set}), {clusters} heatmaps each, matched with {masks}")
-    click.echo(f"similarity S, mean and 95 % interval over pictures\n{scores.text()}")
-    if len(scores.methods) > 1:
-        click.echo(f"S of {scores.methods[0]} less that of each other, paired\n{scores.text(scores.methods[0])}")
-    click.echo(f"median seconds for a picture and block\n{scores.time.round(2).to_string()}")
-    missing = scores.missing
+    for kind in dict.fromkeys(kinds):
+        part, first = found.by(kind), found.methods[0]
+        click.echo(f"{TITLES[kind]}, mean and 95 % interval over pictures\n{part.text()}")
+        if len(part.methods) > 1:
+            click.echo(f"{TITLES[kind]} of {first} less that of each other, paired\n{part.text(first)}")
+    click.echo(f"median seconds for a picture and block\n{found.time.round(2).to_string()}")
+    missing = found.missing
     if missing:
         tell(f"without score (no mask, or fewer than {clusters} different features): {missing}")
+    dissected = [method for method in found.methods if method.startswith("netdissect")]
+    unknown = [method for method in dissected if found.table.loc[method].isna().all()]
+    if unknown:
+        tell(f"without score: {unknown} (from block 3 on, with enough locations in the other half of the pictures)")
     if out is not None:
         tell(f"wrote {out}")
     if figure is not None:
-        drawn, _ = scores.plot()
+        drawn, _ = found.by(kinds[0]).plot()
         write(figure, lambda path: drawn.savefig(path, dpi=150, format=suffix[1:]))
         tell(f"wrote {figure}")
 

@@ -1,7 +1,8 @@
 """How good are explanations of clusters? Feature flipping for any model, and matching with the masks of objects."""
 
+from .agreement import average_precision, correlation, similarity
 from .comparison import evaluate
-from .matching import Interval, Matching, interval, masks_of, match, similarity
+from .matching import Interval, Matching, interval, masks_of, match
 from .objects import match_objects
 from .result import Result
 from .scenes import Scene, Scenes
@@ -14,6 +15,8 @@ __all__ = [
     "Scene",
     "Scenes",
     "Scores",
+    "average_precision",
+    "correlation",
     "evaluate",
     "interval",
     "masks_of",

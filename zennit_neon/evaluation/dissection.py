@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["TopQuantile", "segments", "thresholds_kept", "upsampled"]
+__all__ = ["TopQuantile", "halves", "segments", "thresholds_kept", "upsampled"]
 
 
 class TopQuantile:
@@ -23,7 +23,7 @@ class TopQuantile:
     Parameters
     ----------
     total : int
-        Number of locations that will be seen.
+        Number of locations that will be seen, at least 1.
     share : float
         Of the activations above the threshold; 0.005 in the papers.
     """
@@ -52,6 +52,22 @@ class TopQuantile:
             raise ValueError(f"{self.total} locations were announced, but {self._seen} seen")
         least = self._largest.amin(1)
         return least if self.above else torch.full_like(least, math.nan)
+
+
+def halves(names: Sequence[str], random_state: int = 0) -> dict[str, int]:
+    """Half of the pictures by name, 0 or 1: each half is scored with thresholds that the other one has.
+
+    The halves depend on the names and the seed alone, neither on their order nor on how often a name is there.
+
+    Examples
+    --------
+    >>> found = halves(["a", "b", "c", "d", "a"])
+    >>> sorted(found), sum(found.values())
+    (['a', 'b', 'c', 'd'], 2)
+    """
+    distinct = sorted(set(names))
+    order = np.random.default_rng(random_state).permutation(len(distinct))
+    return {distinct[i]: place % 2 for place, i in enumerate(order)}
 
 
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:

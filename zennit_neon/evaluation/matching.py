@@ -1,4 +1,4 @@
-"""Do heatmaps of clusters match masks of objects? Cosine similarity and maximum-weight matching (Fig. 8, paper 1)."""
+"""Do heatmaps of clusters match masks of objects? Maximum-weight matching (Fig. 8, paper 1), and intervals of means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Interval", "Matching", "interval", "masks_of", "match", "similarity"]
+from ..validation import at_least
+from .agreement import SCORES
+
+__all__ = ["Interval", "Matching", "interval", "masks_of", "match"]
 
 #: The label of borders in the masks of PASCAL VOC.
 BORDER = 255
@@ -24,7 +27,7 @@ class Matching:
     Attributes
     ----------
     similarity : Tensor, shape (K, M)
-        Cosine similarity of each heatmap with each mask.
+        Of each heatmap with each mask, by the score that they were matched by.
     pairs : list of (int, int)
         Matched heatmaps and masks, min(K, M) of them.
     """
@@ -34,60 +37,22 @@ class Matching:
 
     @property
     def score(self) -> float:
-        """S: the mean similarity of the pairs; NaN if there is none."""
+        """The mean similarity of the pairs, S if that is the cosine; NaN if there is none."""
         if not self.pairs:
             return math.nan
         return float(np.mean([float(self.similarity[pair]) for pair in self.pairs]))
 
 
-def similarity(heatmaps: Tensor, masks: Tensor, valid: Tensor | None = None) -> Tensor:
-    r"""Cosine similarity :math:`\langle R, M \rangle / \|R\| \|M\|` of heatmaps with masks, over the pixels that count.
-
-    Parameters
-    ----------
-    heatmaps : Tensor or array, shape (K, H, W)
-        With their signs.
-    masks : Tensor or array of bool, shape (M, H, W)
-        Of any other type, all that is not 0 is in the mask.
-    valid : Tensor of bool, shape (H, W), optional
-        Pixels that count; all if not given.
-
-    Returns
-    -------
-    Tensor, shape (K, M)
-        0 for a heatmap or a mask that is 0 everywhere.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, or a heatmap is not finite.
-    """
-    heatmaps, masks = torch.as_tensor(heatmaps), torch.as_tensor(masks)
-    valid = None if valid is None else torch.as_tensor(valid)
-    if heatmaps.ndim != 3 or masks.ndim != 3 or heatmaps.shape[1:] != masks.shape[1:]:
-        raise ValueError(
-            f"heatmaps (K, H, W) and masks (M, H, W) must have the same height and width, got {tuple(heatmaps.shape)} "
-            f"and {tuple(masks.shape)}"
-        )
-    if valid is not None and valid.shape != masks.shape[1:]:
-        raise ValueError(f"valid must have shape {tuple(masks.shape[1:])}, got {tuple(valid.shape)}")
-    counts = torch.ones(masks.shape[1:], dtype=torch.bool) if valid is None else valid.bool()
-    maps, areas = heatmaps.detach()[:, counts].double(), masks[:, counts].bool().double()
-    if not bool(torch.isfinite(maps).all()):
-        raise ValueError("heatmaps must be finite")
-    largest = maps.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny) if maps.shape[1] else 1
-    maps = maps / largest  # squares of large relevance overflow
-    length = (maps.square().sum(1)[:, None] * areas.sum(1)).sqrt()  # exact where maps are masks
-    return torch.where(length == 0, 0.0, maps @ areas.t() / torch.where(length == 0, 1.0, length))
-
-
-def match(heatmaps: Tensor, masks: Tensor, valid: Tensor | None = None) -> Matching:
-    """Match heatmaps with masks, one to one, so that the sum of their similarities is as large as it can be.
+def match(heatmaps: Tensor, masks: Tensor, valid: Tensor | None = None, score: str = "similarity") -> Matching:
+    """Match heatmaps with masks, one to one, so that the sum of their scores is as large as it can be.
 
     Parameters
     ----------
     heatmaps, masks, valid
-        As for :func:`similarity`. There may be more of the former or of the latter.
+        As for :func:`~zennit_neon.evaluation.similarity`. There may be more of the former or of the latter.
+    score : str
+        ``similarity`` (the cosine of paper 1), or one that even heatmaps cannot win: ``correlation`` or
+        ``average_precision``.
 
     Returns
     -------
@@ -96,15 +61,24 @@ def match(heatmaps: Tensor, masks: Tensor, valid: Tensor | None = None) -> Match
     Raises
     ------
     ValueError
-        As :func:`similarity`, or if there is no heatmap or no mask.
+        As :func:`~zennit_neon.evaluation.similarity`, or if there is no heatmap, no mask or no such score.
+
+    Examples
+    --------
+    >>> masks = torch.tensor([[[1, 1, 0]], [[0, 0, 1]]])
+    >>> found = match(masks.flip(0) + 5.0, masks, score="correlation")
+    >>> found.pairs, round(found.score, 6)
+    ([(0, 1), (1, 0)], 1.0)
     """
     from scipy.optimize import linear_sum_assignment
 
+    if score not in SCORES:
+        raise ValueError(f"score must be among {', '.join(SCORES)}, got {score!r}")
     if not len(heatmaps) or not len(masks):
         raise ValueError(f"there must be at least one heatmap and one mask, got {len(heatmaps)} and {len(masks)}")
-    cosine = similarity(heatmaps, masks, valid)
-    rows, columns = linear_sum_assignment(cosine.numpy(), maximize=True)
-    return Matching(cosine, [(int(k), int(m)) for k, m in zip(rows, columns, strict=True)])
+    found = SCORES[score](heatmaps, masks, valid)
+    rows, columns = linear_sum_assignment(found.numpy(), maximize=True)
+    return Matching(found, [(int(k), int(m)) for k, m in zip(rows, columns, strict=True)])
 
 
 def masks_of(labels: Any, background: bool = False) -> tuple[Tensor, Tensor]:
@@ -140,7 +114,7 @@ def masks_of(labels: Any, background: bool = False) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, and the interval in which it lies with a confidence of 95 % (Student's t)."""
+    """A mean, and the interval in which it lies with a confidence of 95 %."""
 
     mean: float
     low: float
@@ -151,21 +125,44 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def interval(values: Sequence[float]) -> Interval:
+def interval(values: Sequence[float], resamples: int = 0, random_state: int = 0) -> Interval:
     """Mean of values, such as scores of images or their differences, and its 95 % confidence interval.
+
+    Parameters
+    ----------
+    values : sequence of float
+    resamples : int
+        0 for Student's t. Otherwise the quantiles of the means of so many samples with replacement (the percentile
+        bootstrap), which need not lie evenly around the mean; of less than ten values they are too narrow.
+    random_state : int
+        Seed of these samples.
 
     Raises
     ------
     ValueError
         If there is no value. With one, the interval is infinite.
+
+    Examples
+    --------
+    >>> print(interval([0.1, 0.2, 0.3, 0.8]))
+    0.350 [-0.145, 0.845]
+    >>> print(interval([0.1, 0.2, 0.3, 0.8], resamples=10_000))
+    0.350 [0.150, 0.650]
     """
     from scipy.stats import t
 
+    resamples = at_least(resamples, "resamples", 0)
     numbers = np.asarray(values, dtype=np.float64)
     if not numbers.size:
         raise ValueError("values must be at least one number, got none")
     mean, count = float(numbers.mean()), numbers.size
     if count == 1:
         return Interval(mean, -math.inf, math.inf, 1)
+    if resamples:
+        random, step = np.random.default_rng(random_state), max(1, 2**22 // count)  # memory is bounded
+        sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
+        means = [random.choice(numbers, (size, count)).mean(1) for size in sizes]
+        low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+        return Interval(mean, float(low), float(high), count)
     half = float(t.ppf(0.975, count - 1) * numbers.std(ddof=1) / math.sqrt(count))
     return Interval(mean, mean - half, mean + half, count)

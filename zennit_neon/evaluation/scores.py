@@ -1,13 +1,14 @@
-"""What a comparison with masks found: the score S of each picture, block and method."""
+"""What a comparison with masks found: the scores of each picture, block and method."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .agreement import SCORES, TITLES
 from .ledger import Ledger
 from .matching import Interval, interval
 
@@ -23,15 +24,20 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(repr=False, eq=False)
 class Scores:
-    """Similarity of heatmaps with masks of objects, as :func:`match_objects` returns it.
+    """How well heatmaps match the masks of objects, as :func:`match_objects` returns it.
 
     Attributes
     ----------
     images, methods : list of str
     blocks : list of int
     values, seconds : ndarray, shape (methods, blocks, images)
-        S, and the time that the heatmaps took, with k-means and their share of forward passes; NaN where there is none.
+        The score, and the time that the heatmaps took, with k-means and their share of forward passes; NaN where there
+        is none.
     settings : dict of str to str
+    kind : str
+        Which score ``values`` are: ``similarity``, S of paper 1, unless :meth:`by` was asked for another.
+    kinds : dict of str to ndarray
+        Values of all scores.
     """
 
     images: list[str]
@@ -40,6 +46,8 @@ class Scores:
     values: Array
     seconds: Array
     settings: dict[str, str]
+    kind: str = "similarity"
+    kinds: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -64,22 +72,61 @@ class Scores:
                 ]
             )
 
-        return cls(list(images), list(blocks), list(methods), collected("score"), collected("seconds"), settings)
+        kinds = {name: collected(name) for name in SCORES}
+        values = kinds["similarity"]
+        return cls(
+            list(images), list(blocks), list(methods), values, collected("seconds"), settings, "similarity", kinds
+        )
+
+    def by(self, kind: str) -> Scores:
+        """The same by another score.
+
+        Parameters
+        ----------
+        kind : str
+            ``similarity``, ``correlation`` or ``average_precision``, as the functions of these names define them. Each
+            picture's heatmaps are matched with its masks by that score.
+
+        Raises
+        ------
+        ValueError
+            If there is no such score.
+        """
+        known = {self.kind: self.values} | self.kinds
+        if kind not in known:
+            raise ValueError(f"kind must be among {list(known)}, got {kind!r}")
+        return replace(self, values=known[kind], kind=kind)
 
     def __repr__(self) -> str:
         return f"Scores(methods={self.methods}, blocks={self.blocks}, images={len(self.images)})"
 
-    def score(self, method: str, block: int) -> Interval:
-        """Mean S of a method at a block over pictures, with its 95 % interval."""
-        return interval(_known(self._of(method, block)).tolist())
+    def score(self, method: str, block: int, resamples: int = 0) -> Interval:
+        """Mean score of a method at a block over pictures, with its 95 % interval.
 
-    def difference(self, method: str, other: str, block: int) -> Interval:
-        """Mean difference of S of two methods over pictures, which are paired, with its 95 % interval."""
-        return interval(_known(self._of(method, block) - self._of(other, block)).tolist())
+        Parameters
+        ----------
+        method : str
+        block : int
+        resamples : int
+            Of the bootstrap over pictures; 0 for Student's t (:func:`~zennit_neon.evaluation.interval`).
+        """
+        return interval(_known(self._of(method, block)).tolist(), resamples)
+
+    def difference(self, method: str, other: str, block: int, resamples: int = 0) -> Interval:
+        """Mean difference of two methods over pictures, which are paired, with its 95 % interval.
+
+        Parameters
+        ----------
+        method, other : str
+        block : int
+        resamples : int
+            As for :meth:`score`.
+        """
+        return interval(_known(self._of(method, block) - self._of(other, block)).tolist(), resamples)
 
     @property
     def table(self) -> pandas.DataFrame:
-        """Mean S over pictures: index ``method``, a column for each block."""
+        """Mean score over pictures: index ``method``, a column for each block."""
         return self._means(self.values)
 
     @property
@@ -96,16 +143,20 @@ class Scores:
             if not np.isfinite(values).any()
         ]
 
-    def text(self, reference: str | None = None) -> str:
+    def text(self, reference: str | None = None, resamples: int = 0) -> str:
         """The table with intervals, for a terminal or a page, and how many pictures count where not all of them do.
 
         Parameters
         ----------
         reference : str, optional
-            A method: show by how much it is ahead of each other, in place of S itself.
+            A method: show by how much it is ahead of each other, in place of the score itself.
+        resamples : int
+            As for :meth:`score`.
         """
         others = [method for method in self.methods if method != reference]
-        rows = [[method, *(self._cell(method, block, reference) for block in self.blocks)] for method in others]
+        rows = [
+            [method, *(self._cell(method, block, reference, resamples) for block in self.blocks)] for method in others
+        ]
         lines = [["method", *(f"block {block}" for block in self.blocks)], ["---"] * (1 + len(self.blocks)), *rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         lines[1] = ["-" * width for width in widths]
@@ -113,14 +164,14 @@ class Scores:
             "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines
         )
 
-    def _cell(self, method: str, block: int, reference: str | None) -> str:
+    def _cell(self, method: str, block: int, reference: str | None, resamples: int) -> str:
         values = self._of(method, block)
         values = values if reference is None else self._of(reference, block) - values
         known = _known(values)
         if not known.size:
             return "-"
         scored = len(self.images) - len(self.missing)
-        return f"{interval(known.tolist())}{'' if known.size == scored else f' (n={known.size})'}"
+        return f"{interval(known.tolist(), resamples)}{'' if known.size == scored else f' (n={known.size})'}"
 
     def part(self, images: Sequence[str]) -> Scores:
         """The same for some of the pictures.
@@ -134,17 +185,19 @@ class Scores:
         if unknown:
             raise ValueError(f"images must be among the {len(self.images)} that were scored, got {unknown[:3]}")
         places = [self.images.index(name) for name in images]
-        return Scores(
-            list(images), self.blocks, self.methods, self.values[..., places], self.seconds[..., places], self.settings
-        )
+        return replace(self._cut((..., places)), images=list(images))
 
     def only(self, methods: Sequence[str]) -> Scores:
         """The same for some of the methods, in this order."""
         places = [self._row(method) for method in methods]
-        return Scores(self.images, self.blocks, list(methods), self.values[places], self.seconds[places], self.settings)
+        return replace(self._cut((places,)), methods=list(methods))
+
+    def _cut(self, at: tuple[Any, ...]) -> Scores:
+        kinds = {name: values[at] for name, values in self.kinds.items()}
+        return replace(self, values=self.values[at], seconds=self.seconds[at], kinds=kinds)
 
     def plot(self, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Mean S by block with 95 % intervals, a line for each method (Fig. 8, bottom, paper 1).
+        """Mean score by block with 95 % intervals, a line for each method (Fig. 8, bottom, paper 1).
 
         Parameters
         ----------
@@ -183,13 +236,13 @@ class Scores:
             )
         ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         ax.set_xticks(range(len(self.blocks)), [f"block {block}" for block in self.blocks])
-        ax.set_ylabel(f"similarity S with masks, {len(self.images)} pictures")
+        ax.set_ylabel(f"{TITLES[self.kind]} with masks, {len(self.images)} pictures")
         if ax.containers:
             ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         return figure, ax
 
     def _of(self, method: str, block: int) -> Array:
-        """S of each picture."""
+        """The score of each picture."""
         if block not in self.blocks:
             raise ValueError(f"block must be among {self.blocks}, got {block!r}")
         found: Array = self.values[self._row(method), self.blocks.index(block)]

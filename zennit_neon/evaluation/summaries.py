@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,6 +133,13 @@ def uniform(place: Place) -> Tensor:
     return place.x.new_ones(place.n_clusters, *place.size)
 
 
+def noise(place: Place) -> Tensor:
+    """Heatmaps by chance, from 0 to 1 for each pixel: what matching alone makes of any heatmaps."""
+    content = zlib.crc32(place.layer.encode(), zlib.crc32(place.x.double().numpy().tobytes()))
+    random = torch.Generator().manual_seed(place.seed + content)  # others for each picture and layer
+    return torch.rand(place.n_clusters, *place.size, generator=random, dtype=torch.float64).to(place.x)
+
+
 def netdissect1(place: Place) -> Tensor:
     """Thresholded maps of the units that exceed their threshold most."""
     return _segments(place, None)
@@ -163,6 +171,7 @@ MAPS: dict[str, Callable[[Place], Tensor]] = {
     "masks": masks,
     "evidence": evidence,
     "uniform": uniform,
+    "noise": noise,
     "netdissect1": netdissect1,
     "netdissect2": netdissect2,
     "gradient_x_input": gradient_x_input,
@@ -186,6 +195,8 @@ class Method:
         From a place to seeds or maps.
     flat : int or None
         Blocks with the flat rule on the way down; None if nothing is propagated.
+    gamma : float or None
+        Of the gamma rule in all other blocks; None for that of the paper.
     smooth : float
         Pixels by which heatmaps are smoothed in the end.
     """
@@ -193,27 +204,32 @@ class Method:
     name: str
     make: Callable[[Place], Tensor]
     flat: int | None
+    gamma: float | None
     smooth: float
 
 
 def method_of(name: str) -> Method:
-    """The method of a name such as ``neon``, ``neon_flat3``, ``neon_flat3_smooth16`` or ``masks_smooth8``.
+    """The method of a name such as ``neon``, ``neon_flat3``, ``neon_gamma0.5_smooth16`` or ``masks_smooth8``.
 
     Raises
     ------
     ValueError
         If there is none.
     """
-    found = re.fullmatch(r"(\w+?)(?:_flat([1-9]))?(?:_smooth([1-9]\d{0,4}))?", name, re.ASCII)
-    if found is None or found[1] not in (MAPS if found[2] is None else {}) | SEEDS:
+    found = re.fullmatch(
+        r"(\w+?)(?:_flat([1-9]))?(?:_gamma(\d{1,4}(?:\.\d{1,4})?))?(?:_smooth([1-9]\d{0,4}))?", name, re.ASCII
+    )
+    if found is None or found[1] not in (MAPS if found[2] is None and found[3] is None else {}) | SEEDS:
         raise ValueError(
             f"methods must be among {', '.join([*SEEDS, *MAPS])}, the first three also with flat blocks "
-            f"('neon_flat3'), all of them also smoothed ('neon_flat3_smooth16'), got {name!r}"
+            "('neon_flat3') and another gamma ('neon_gamma0.5'), all of them also smoothed ('neon_flat3_smooth16'), "
+            f"got {name!r}"
         )
-    smooth = float(found[3] or 0)
+    smooth = float(found[4] or 0)
     if found[1] in MAPS:
-        return Method(name, MAPS[found[1]], None, smooth)
-    return Method(name, SEEDS[found[1]], int(found[2] or 0), smooth)
+        return Method(name, MAPS[found[1]], None, None, smooth)
+    gamma = None if found[3] is None else float(found[3])
+    return Method(name, SEEDS[found[1]], int(found[2] or 0), gamma, smooth)
 
 
 def _segments(place: Place, seed: int | None) -> Tensor:
