@@ -1,8 +1,8 @@
 """Fig. 10 of the paper: do the heuristics for the stiffness (Eq. 3, UCI data) and for gamma (VGG-16) find good ones?
 
 Run: python examples/fig_10.py [FOLDER] [REPEATS] [NAME ...], which writes FOLDER/fig_10.png (default: docs/images) and
-prints the numbers. Data as for table_1.py; areas for gamma are those that table_1_vgg.py has written to
-FOLDER/../results.
+prints the numbers. Data as for table_1.py; areas for gamma are those that table_1_vgg.py and table_1_scan.py have
+written to FOLDER/../results.
 """
 
 import sys
@@ -30,16 +30,38 @@ def sweep(clustering, points, repeats):
 
 
 def by_gamma(path):
-    """Areas of NEON by the number of clusters and gamma, as table_1_vgg.py has written them."""
+    """Areas of NEON by the number of clusters and gamma, and the best of other methods, as a table has been written."""
     head, _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in path.read_text().splitlines()]
-    places = {float(name.split()[-1]): i for i, name in enumerate(head) if i >= len(head) - 4}
-    return {int(cells[0]): {gamma: float(cells[places[gamma]]) for gamma in sorted(places)} for cells in lines}
+    areas = {cells[0]: [float(cell.split()[0]) for cell in cells[1:]] for cells in lines}
+    found = {}
+    for column, name in enumerate(head[1:]):
+        values = {method: row[column] for method, row in areas.items() if "points" not in method}  # PDA is on fewer
+        swept = {float(method.split()[-1]): area for method, area in values.items() if method.startswith("neon, gamma")}
+        others = {method: area for method, area in values.items() if not method.startswith(("neon", "path"))}
+        found[name] = dict(sorted(swept.items())), max(others, key=others.get), max(others.values())
+    return found
+
+
+def draw_gamma(ax, path, title):
+    """Areas against gamma in the layers of a network, with the best of other methods dotted."""
+    for i, (name, (areas, other, best)) in enumerate(by_gamma(path).items()):
+        ax.plot(list(areas), list(areas.values()), ".-", color=f"C{2 + i}", label=name)
+        ax.axhline(best, linestyle=":", color=f"C{2 + i}")
+        ax.plot(0.1, areas[0.1], "o", color="C1")
+        print(f"{title}, {name}: {areas}; best other method {best:.1f} ({other})")
+    ax.set_xscale("symlog", linthresh=0.03)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("gamma")
+    ax.set_title(title)
+    ax.legend(fontsize="small")
 
 
 def main(folder="docs/images", repeats=3, *names):
     names = names or ("buddy", "hepac", "wine", "trpad", "whlsl")
-    deep = Path(folder).parent / "results" / "table_1_vgg.md"
-    panels = len(names) + deep.exists()
+    results = Path(folder).parent / "results"
+    deep = {"VGG-16": results / "table_1_vgg.md", "VGG with SCAN": results / "table_1_scan.md"}
+    deep = {title: path for title, path in deep.items() if path.exists()}
+    panels = len(names) + len(deep)
     figure, axes = pyplot.subplots(1, panels, figsize=(3.2 * panels, 3.4), layout="constrained", squeeze=False)
     for ax, name in zip(axes[0], names, strict=False):
         model, n_clusters, _ = ROWS[name]
@@ -62,14 +84,8 @@ def main(folder="docs/images", repeats=3, *names):
             f"{FACTORS[areas.argmax()]:g} times that {areas.max():.2f}; worst {areas.min():.2f}; best other method "
             f"{others.max():.2f} ({others.idxmax()})"
         )
-    if deep.exists():
-        ax = axes[0, -1]
-        for n_clusters, areas in by_gamma(deep).items():
-            ax.plot(list(areas), list(areas.values()), ".-", color="grey")
-            ax.annotate(f"K = {n_clusters}", (1, areas[1.0]), ha="right", va="bottom")
-            ax.plot(0.1, areas[0.1], "o", color="C1")
-        ax.set_xlabel("gamma")
-        ax.set_title("VGG-16, blocks 4 and 5")
+    for ax, (title, path) in zip(axes[0, len(names) :], deep.items(), strict=True):
+        draw_gamma(ax, path, title)
     axes[0, 0].set_ylabel("area under the curve (%)")
     path = Path(folder) / "fig_10.png"
     figure.savefig(path, dpi=100)
