@@ -54,17 +54,11 @@ def test_scan_loss_is_that_of_slow_loops(training):
     assert abs(float(training.scan_loss(one, two, 3.0)) - (-agreement - 3.0 * entropy)) < 1e-10
 
 
-def test_own_labels_count_where_the_head_is_sure_and_each_cluster_alike(training):
-    plain = torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [0, 9.0, 0], [1.0, 0, 0]], dtype=torch.float64)
-    strong = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    log_p = strong.log_softmax(1)
-    first, second = -(log_p[0, 0] + log_p[1, 0]) / 2, -log_p[2, 1]
-    assert abs(training.self_label_loss(plain, strong) - (first + second) / 2) < 1e-10
-    strong.requires_grad_()
-    nothing = training.self_label_loss(torch.zeros(4, 3), strong)
-    nothing.backward()
-    assert float(nothing.detach()) == 0
-    assert (strong.grad == 0).all()
+def test_the_surest_of_each_cluster_keep_their_label(training):
+    logits = torch.tensor([[3.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0], [0, 5.0, 0], [0, 4.0, 0], [9.0, 9.5, 0]])
+    assert training.surest(logits, 0.5).tolist() == [0, -1, 0, 1, 1, -1]
+    assert training.surest(logits, 0.2).tolist() == [0, -1, -1, 1, -1, -1]
+    assert training.surest(logits, 1.0).tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_neighbours_are_the_most_similar_others(training):
@@ -98,13 +92,13 @@ def test_contrastive_learning_tells_images_apart(training, bars):
 def test_heads_give_neighbours_one_cluster_and_plain_weights_the_same(training, bars, tmp_path):
     images, kind = bars
     torch.manual_seed(7)
-    near = torch.stack([(kind == k).nonzero()[:, 0] for k in kind])
-    backbone = training.trunk()
+    backbone = training.pretrain(images, 25)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    model, losses = training.cluster(backbone, images, near, (2, 3), 25)
+    model = training.cluster(backbone, images, (2, 2, 3), 60)
+    assert [len(head.weight) for head in model.cluster_head] == [2, 3]
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
+    model = training.self_label(model, images, 10)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-    assert losses.shape == (2,)
-    model = training.self_label(model, images, 25)
     with torch.no_grad():
         found = model(images)
     agreement = (found[0].argmax(1) == kind).float().mean()

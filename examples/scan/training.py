@@ -1,11 +1,13 @@
 """Clustering images without labels as SCAN does (Van Gansbeke et al., 2020), small enough for one core.
 
-Three steps: contrastive learning of features (the pretext task of SimCLR), cluster heads for which neighbours in these
-features agree, and self-labelling with the images of which a head is sure. The network is of the type of VGG: blocks of
-3 x 3 convolutions, rectifiers and pooling.
+Three steps: contrastive learning of features (the pretext task of SimCLR); cluster heads for which neighbours in these
+features agree; and all layers trained on with the labels of the images of which the heads are surest. Heads are trained
+on the features as they are, which takes seconds, so that many can be tried. The network is of the type of VGG: blocks
+of 3 x 3 convolutions, rectifiers and pooling.
 """
 
 import copy
+import math
 
 import numpy as np
 import torch
@@ -89,15 +91,14 @@ def scan_loss(anchors, others, entropy_weight=5.0):
     return -agreement + entropy_weight * (mean * mean.log()).sum()
 
 
-def self_label_loss(plain, strong, sure=0.99):
-    """Cross entropy of augmented images with the clusters of those of which the head is sure, each cluster alike."""
-    probability, label = plain.softmax(1).max(1)
-    chosen = probability > sure
-    if not bool(chosen.any()):
-        return strong.sum() * 0
-    counts = label[chosen].bincount(minlength=strong.shape[1])
-    weight = (counts > 0) * counts.sum() / counts.clamp(min=1).to(strong)
-    return functional.cross_entropy(strong[chosen], label[chosen], weight)
+def surest(logits, share=0.5):
+    """Clusters (N,) by logits (N, K), and -1 for all but the likeliest share of the images of each cluster."""
+    probability, label = logits.softmax(1).max(1)
+    for k in label.unique():
+        own = (label == k).nonzero()[:, 0]
+        order = own[probability[own].argsort(descending=True)]
+        label[order[math.ceil(share * len(own)) :]] = -1
+    return label
 
 
 def fit(model, images, loss_of, epochs, rate, batch_size=256, report=None):
@@ -140,32 +141,38 @@ def features_of(backbone, images):
         return torch.cat([backbone(part) for part in images.split(500)])
 
 
-def cluster(backbone, images, near, clusters, epochs, report=None):
-    """Heads of so many clusters each on a copy of the trunk, trained together; and the last loss of each."""
-    model = Model(copy.deepcopy(backbone), clusters).train()
+def cluster(backbone, images, clusters, epochs, report=None):
+    """Cluster heads (a few of each number of clusters) on the features of a trunk as it is; the one with the lowest
+    loss of each number is kept.
+    """
+    features = features_of(backbone, images)
+    near = neighbours(features, min(20, len(images) - 1))
+    heads = nn.ModuleList([nn.Linear(features.shape[1], n_clusters) for n_clusters in clusters])
 
     def loss_of(rows):
         others = near[rows, torch.randint(near.shape[1], (len(rows),))]
-        outputs = model(augment(torch.cat([images[rows], images[others]])))
-        return torch.stack([scan_loss(*output.chunk(2)) for output in outputs])
+        return torch.stack([scan_loss(head(features[rows]), head(features[others])) for head in heads])
 
-    losses = fit(model, images, loss_of, epochs, 1e-3, batch_size=500, report=report)
-    return model.eval(), losses
+    losses = fit(heads, images, loss_of, epochs, 1e-2, batch_size=1000, report=report)
+    model = Model(copy.deepcopy(backbone), [])
+    for n_clusters in dict.fromkeys(clusters):
+        _, best = min((float(losses[i]), i) for i in range(len(clusters)) if clusters[i] == n_clusters)
+        model.cluster_head.append(heads[best])
+    return model.eval()
 
 
 def self_label(model, images, epochs, report=None):
-    """Train on with the clusters of images of which the heads are sure."""
+    """Train all layers with the clusters of the images of which the heads are surest, each seen by other hands."""
+    features = features_of(model.backbone, images)
+    with torch.no_grad():
+        labels = [surest(head(features)) for head in model.cluster_head]
     model.train()
 
     def loss_of(rows):
-        model.eval()
-        with torch.no_grad():
-            plain = model(images[rows])
-        model.train()
-        pairs = zip(plain, model(augment(images[rows])), strict=True)
-        return torch.stack([self_label_loss(*pair) for pair in pairs])
+        pairs = zip(model(augment(images[rows])), labels, strict=True)
+        return torch.stack([functional.cross_entropy(found, label[rows], ignore_index=-1) for found, label in pairs])
 
-    fit(model, images, loss_of, epochs, 3e-4, batch_size=500, report=report)
+    fit(model, images, loss_of, epochs, 1e-3, report=report)
     return model.eval()
 
 
