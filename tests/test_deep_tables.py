@@ -104,7 +104,7 @@ def test_figure_reads_what_the_table_wrote(monkeypatch, tmp_path):
     text = scripts("table_1_vgg", monkeypatch).table_of(columns)
     assert "| ig from zero | 80.0 (-1.5 ± 0.5) | 90.0 (-1.5 ± 0.5) |" in text
     (tmp_path / "table.md").write_text(text)
-    found = scripts("fig_10", monkeypatch).by_gamma(tmp_path / "table.md")
+    found = scripts("fig_10_gamma", monkeypatch).by_gamma(tmp_path / "table.md")
     assert found == {
         "K = 10": ({0.0: 60.0, 0.1: 71.0}, "ig from zero", 80.0),
         "K = 20": ({0.0: 60.0, 0.1: 71.0}, "ig from zero", 90.0),

@@ -69,8 +69,8 @@ WITHIN = {
         ["trunk"],
     ],
     "evaluation": [
-        ["flipping", "matching", "ledger", "dissection", "probe"],
-        ["result", "scenes", "scores", "summaries"],
+        ["flipping", "datasets", "matching", "ledger", "dissection", "probe"],
+        ["result", "table_1", "scenes", "scores", "summaries"],
         ["comparison", "objects"],
         ["panels"],
     ],

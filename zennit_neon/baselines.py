@@ -46,7 +46,7 @@ class Setting:
     composite : zennit.core.Composite, optional
         For NEON through layers before the head.
     samples : int
-        Draws for each feature of ``pda_cs``, permutations of ``shapley``.
+        Draws for each feature of ``pda_cs`` (the paper does not tell how many it takes), permutations of ``shapley``.
     steps : int
         Of integrated gradients.
     """
@@ -226,8 +226,10 @@ def _conditional(setting: Setting, x: Tensor, score: Callable[[Tensor, Tensor], 
             for i in range(x.shape[1]):
                 others = (whole - (part[:, i, None] - density.X[:, i]).square()).clamp_(min=0)
                 known[:, i] = False
+                mass = density.mass(others)
                 for _ in range(setting.samples):
-                    points = density.complete(part, known, others, setting.generator)
+                    chosen = density.pick(mass, setting.generator)
+                    points = density.fill(part, known, chosen, setting.generator)
                     result[rows, i] += score(points, rows) / setting.samples
                 known[:, i] = True
     return result

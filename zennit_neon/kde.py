@@ -55,8 +55,15 @@ class ConditionalKDE:
 
     def draw(self, squared: Tensor, generator: torch.Generator) -> Tensor:
         """Numbers (M,) of data points, from squared distances (M, N) over the features that are known."""
+        return self.pick(self.mass(squared), generator)
+
+    def mass(self, squared: Tensor) -> Tensor:
+        """Cumulative weights (M, N) of the data points, from squared distances (M, N)."""
         nearest = squared.amin(1, keepdim=True)
-        weight = (nearest - squared).div_(self.sigma).div_(2 * self.sigma).exp_().cumsum(1)
+        return (nearest - squared).div_(self.sigma).div_(2 * self.sigma).exp_().cumsum(1)
+
+    def pick(self, weight: Tensor, generator: torch.Generator) -> Tensor:
+        """Numbers (M,) of data points, from their cumulative weights (M, N), as often as wanted."""
         uniform = torch.rand(len(weight), 1, generator=generator, dtype=weight.dtype)
         total = weight[:, -1:].contiguous()
         # never one of weight 0, neither before the first that has any nor behind the last
@@ -74,7 +81,11 @@ class ConditionalKDE:
             As :meth:`squared` gives them.
         generator : torch.Generator
         """
-        other = self.X[self.draw(squared, generator)]
+        return self.fill(z, known, self.draw(squared, generator), generator)
+
+    def fill(self, z: Tensor, known: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """Points (M, d) whose unknown features are those of the data points (M,) that were chosen, with noise."""
+        other = self.X[chosen]
         noise = torch.randn(other.shape, generator=generator, dtype=other.dtype)
         return torch.where(known, z, other + self.sigma * noise)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
-from typing import Any
+from operator import index
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from ..heads import Head
 from ..kde import ConditionalKDE
 from ..tables import Table
 from ..validation import at_least
-from .flipping import curves_by_density, curves_by_value, stops_of
+from .flipping import AREAS, area_under, curves_by_density, curves_by_value, stops_of
 from .result import Result
 
 __all__ = ["evaluate"]
@@ -35,7 +37,9 @@ def evaluate(
     *,
     data: Any = None,
     fill: str | float = "kde",
+    area: str = "trapezoid",
     bandwidth: float | None = None,
+    samples: int = 10,
     beta: float | None = None,
     composite: Any = None,
     max_points: int | None = None,
@@ -45,9 +49,14 @@ def evaluate(
 ) -> Result:
     """Compare explanations by feature flipping (Algorithm 1, paper 1).
 
-    Features of a point are added from most to least relevant; those that are missing are drawn from a kernel density
-    of the data given those that are there (or have a fixed value). What counts is how soon, and how often, the point
-    is in its cluster: the area under that curve.
+    Features of a point are added from most to least relevant, beginning with none; those that are missing are drawn
+    from a kernel density of the data given those that are there (or have a fixed value). What counts is how soon, and
+    how often, the point is in its cluster: the area under that curve.
+
+    All methods have the same random numbers for what is missing and for features that tie, so their differences are
+    less uncertain than their areas. What is random in a method itself comes from ``random_state`` and its name in the
+    table. Adding a method, leaving one out, or another order of them changes no other row, nor do more repeats change
+    the earlier ones.
 
     Features are seen as the clustering sees them: scalers at the beginning of a Pipeline are applied first, so that the
     unit of a column does not matter to any method.
@@ -65,12 +74,20 @@ def evaluate(
     repeats : int
         How often missing features are drawn.
     random_state : int
+        The same number gives the same result.
     data : like X, optional
         The data of the density, and of the means that some methods start from; X if not given.
     fill : {"kde"} or float
         How missing features are filled: drawn from the density, or with this value (0 for activations).
+    area : {"trapezoid", "mean"}
+        Of the curve with d + 1 values, from no feature to all: the trapezoid over the share of known features; or the
+        mean over 1 to d known features, as Algorithm 1 is printed. See
+        :func:`~zennit_neon.evaluation.flipping.area_under`.
     bandwidth : float, optional
         Width of the kernel; the one with the largest leave-one-out likelihood if not given.
+    samples : int
+        How often ``pda_cs`` draws each feature (the paper does not say; one draw is nearest to its figures), and the
+        permutations of ``shapley``.
     beta : float, optional
         Stiffness of NEON; by Eq. 3 over X if not given.
     composite : zennit.core.Composite, optional
@@ -106,9 +123,11 @@ def evaluate(
     >>> bool(result.table.auc["neon"] > result.table.auc["random"] + 5)
     True
     """
-    for name, value in {"repeats": repeats, "every": every, "batch_size": batch_size, "max_points": max_points}.items():
-        if value is not None:
-            at_least(value, name)
+    counts = {"repeats": repeats, "every": every, "batch_size": batch_size, "samples": samples}
+    for name, value in {**counts, "max_points": 1 if max_points is None else max_points}.items():
+        at_least(value, name)
+    if area not in AREAS:
+        raise ValueError(f"area must be one of {', '.join(AREAS)}, got {area!r}")
     if fill != "kde" and not (isinstance(fill, Real) and not isinstance(fill, bool) and math.isfinite(fill)):
         raise ValueError(f"fill must be 'kde' or a number, got {fill!r}")
     module, change, names = _module(model, X)
@@ -122,10 +141,9 @@ def evaluate(
         )
     named = _named(_of_the_paper(module, points) if methods is None else methods)
     given = {name: _given(name, value, points) for name, value in named.items() if _is_relevance(value)}
-    generator = torch.Generator().manual_seed(random_state)
     ground = points if ground is None else ground
     if max_points is not None and max_points < len(points):
-        chosen = torch.randperm(len(points), generator=generator)[:max_points]
+        chosen = torch.randperm(len(points), generator=_stream(random_state, "points"))[:max_points]
         points, given = points[chosen], {name: value[chosen] for name, value in given.items()}
     if bandwidth is not None and not bandwidth > 0:
         raise ValueError(f"bandwidth must be a number above 0, got {bandwidth}")
@@ -136,52 +154,71 @@ def evaluate(
             raise ValueError(
                 f"model must give one evidence (N, K) a point, but gives that of {tuple(cluster.shape[1:])} locations"
             )
-        setting = Setting(module, ground, generator, density, bandwidth, beta, composite)
-        steps = len(named) * (1 + repeats)
-        with tqdm(total=steps, desc="evaluate", disable=not progress) as bar:
-            found = [
-                _curves(setting, points, cluster, given.get(name, method), fill, repeats, every, batch_size, bar)
-                for name, method in named.items()
-            ]
+        setting = Setting(
+            module, ground, density=density, bandwidth=bandwidth, beta=beta, composite=composite, samples=samples
+        )
+        draws = [_seed(random_state, "draws", repeat) for repeat in range(repeats)]
+        with tqdm(total=len(named) * (1 + repeats), desc="evaluate", disable=not progress) as bar:
+            found = []
+            for name, method in named.items():
+                own = replace(setting, generator=_stream(random_state, "method", name))
+                flip = _Flip(own, points, cluster, fill, every, batch_size)
+                found.append(_curves(flip, given.get(name, method), draws, bar))
     curves = torch.stack(found)  # (methods, repeats, N, S)
+    known = torch.tensor([*stops_of(points.shape[1], every)], dtype=torch.float64) / points.shape[1]
     return Result(
         list(named),
-        100 * curves.mean(3).numpy(),
+        100 * area_under(curves, known, area).numpy(),
         curves.mean((1, 2)).numpy(),
-        (np.array([*stops_of(points.shape[1], every)]) + 1) / points.shape[1],
+        known.numpy(),
         None if density is None else density.sigma,
+        area,
     )
 
 
-def _curves(
-    setting: Setting,
-    points: Tensor,
-    cluster: Tensor,
-    method: Any,
-    fill: Any,
-    repeats: int,
-    every: int,
-    batch_size: int,
-    bar: Any,
-) -> Tensor:
-    """Curves (repeats, N, S) of one method."""
+def _seed(random_state: int, *names: object) -> int:
+    """A seed of its own for each thing that is random."""
+    words = "/".join(str(name) for name in names).encode()
+    return int(np.random.SeedSequence([index(random_state) % 2**64, *words]).generate_state(1, np.uint64)[0] >> 1)
 
-    def inside(x: Tensor, place: slice) -> Tensor:
-        return setting.inside(x, cluster[place])
 
+def _stream(random_state: int, *names: object) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(random_state, *names))
+
+
+class _Flip(NamedTuple):
+    """Points, and how their features are flipped."""
+
+    setting: Setting
+    points: Tensor
+    cluster: Tensor
+    fill: Any
+    every: int
+    batch_size: int
+
+    def curves(self, relevance: Tensor, generator: torch.Generator) -> Tensor:
+        """Curves (N, S) of relevance (N, d)."""
+        if self.fill == "kde":
+            density = cast(ConditionalKDE, self.setting.density)
+            return curves_by_density(self.points, relevance, self.inside, density, generator, self.every)
+        value = torch.as_tensor(float(self.fill), dtype=self.points.dtype)
+        return curves_by_value(self.points, relevance, self.inside, value, self.batch_size, generator, self.every)
+
+    def inside(self, x: Tensor, place: slice) -> Tensor:
+        return self.setting.inside(x, self.cluster[place])
+
+
+def _curves(flip: _Flip, method: Any, draws: Sequence[int], bar: Any) -> Tensor:
+    """Curves (repeats, N, S) of one method; the random numbers of a repeat are those of all methods."""
     curves: list[Tensor] = []
     relevance: Tensor | None = None
-    for repeat in range(repeats):
+    for repeat, seed in enumerate(draws):
         if relevance is None or method == "random":
-            found = method if isinstance(method, Tensor) else attribute(method, setting, points, cluster)
+            given = isinstance(method, Tensor)
+            found = method if given else attribute(method, flip.setting, flip.points, flip.cluster)
             relevance = found.flatten(2).sum(2) if found.ndim > 2 else found
             bar.update(1 if repeat == 0 else 0)
-        if setting.density is None:
-            value = torch.as_tensor(float(fill), dtype=points.dtype)
-            found = curves_by_value(points, relevance, inside, value, batch_size, setting.generator, every)
-        else:
-            found = curves_by_density(points, relevance, inside, setting.density, setting.generator, every)
-        curves.append(found)
+        curves.append(flip.curves(relevance, torch.Generator().manual_seed(seed)))
         bar.update(1)
     return torch.stack(curves)
 

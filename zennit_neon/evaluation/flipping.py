@@ -9,7 +9,10 @@ from torch import Tensor
 
 from ..kde import ConditionalKDE
 
-__all__ = ["curves_by_density", "curves_by_value", "flip_over_data", "order", "stops_of"]
+__all__ = ["AREAS", "area_under", "curves_by_density", "curves_by_value", "flip_over_data", "order", "stops_of"]
+
+#: What "area under the curve" may mean.
+AREAS = ("trapezoid", "mean")
 
 #: Says of points (M, d, ...) whether each (M,) lies in the cluster it is asked about.
 Inside = Callable[[Tensor, slice], Tensor]
@@ -31,6 +34,9 @@ def curves_by_density(
 ) -> Tensor:
     """Algorithm 1 for each point: whether it is in its cluster as features are added, the others drawn.
 
+    What is drawn depends on the generator, the numbers of points, data and features, and ``every``, but not on the
+    relevance: two calls with generators of the same seed have the same random numbers in the same places.
+
     Parameters
     ----------
     z, relevance : Tensor, shape (N, d)
@@ -44,28 +50,62 @@ def curves_by_density(
     Returns
     -------
     Tensor, shape (N, S)
-        With ``every=1``, column i is after i + 1 features. The last is with all of them.
+        With ``every=1``, column i is with i features known: d + 1 columns, from none to all of them.
     """
-    stops = stops_of(z.shape[1], every)
+    stops, width = stops_of(z.shape[1], every), z.shape[1]
     curves = torch.empty(len(z), len(stops), dtype=torch.float64)
     ranks = order(relevance, generator)
     for start in range(0, len(z), density.block()):
         place = slice(start, min(start + density.block(), len(z)))
         part, known = z[place], torch.zeros_like(z[place], dtype=torch.bool)
         squared = part.new_zeros(len(part), len(density.X))
-        for step, features in enumerate(ranks[place].unbind(1)):
-            squared += (part.gather(1, features[:, None]) - density.X.t()[features]).square_()
-            known.scatter_(1, features[:, None], True)
-            if step in stops:
-                points = part if step == z.shape[1] - 1 else density.complete(part, known, squared, generator)
-                curves[place, stops[step]] = inside(points, place).to(curves)
+        for count in range(width + 1):
+            if count:
+                features = ranks[place, count - 1]
+                squared += (part.gather(1, features[:, None]) - density.X.t()[features]).square_()
+                known.scatter_(1, features[:, None], True)
+            if count in stops:
+                points = part if count == width else density.complete(part, known, squared, generator)
+                curves[place, stops[count]] = inside(points, place).to(curves)
     return curves
 
 
 def stops_of(width: int, every: int) -> dict[int, int]:
-    """Columns of a curve, by the feature after which they are."""
-    steps = sorted({*range(every - 1, width, every), width - 1})
-    return {step: column for column, step in enumerate(steps)}
+    """Columns of a curve, by the number of features that are known there: 0, every, 2 every, ..., width."""
+    return {count: column for column, count in enumerate([*range(0, width, every), width])}
+
+
+def area_under(curves: Tensor, known: Tensor, area: str = "trapezoid") -> Tensor:
+    r"""Area under flipping curves.
+
+    Algorithm 1 (paper 1) returns ``area_under(curve)`` and does not say what that is. Its text begins with an "empty"
+    point, its loop with the first feature.
+
+    Parameters
+    ----------
+    curves : Tensor, shape (..., S)
+    known : Tensor, shape (S,)
+        Shares of known features, from 0 to 1.
+    area : {"trapezoid", "mean"}
+        The trapezoid over the shares from 0 to 1, or the mean of the curve over 1 to d known features, without the
+        empty point. Where the curve was looked at after every few features, each value stands for those that were
+        added since the one before.
+
+    Returns
+    -------
+    Tensor, shape (...)
+
+    Examples
+    --------
+    >>> curve = torch.tensor([0.0, 0.5, 1.0])
+    >>> known = torch.tensor([0.0, 0.5, 1.0])
+    >>> float(area_under(curve, known)), float(area_under(curve, known, "mean"))
+    (0.5, 0.75)
+    """
+    if area not in AREAS:
+        raise ValueError(f"area must be one of {', '.join(AREAS)}, got {area!r}")
+    values = curves[..., 1:] if area == "mean" else (curves[..., 1:] + curves[..., :-1]) / 2
+    return values @ known.diff().to(values)
 
 
 def curves_by_value(
@@ -95,6 +135,7 @@ def curves_by_value(
     Returns
     -------
     Tensor, shape (N, S)
+        The first column is that of the value alone.
     """
     stops = stops_of(z.shape[1], every)
     curves = torch.empty(len(z), len(stops), dtype=torch.float64)
@@ -104,10 +145,12 @@ def curves_by_value(
         part = z[place]
         points = torch.where(torch.zeros_like(part, dtype=torch.bool), part, value)
         rows = torch.arange(len(part))
-        for step, features in enumerate(ranks[place].unbind(1)):
-            points[rows, features] = part[rows, features]
-            if step in stops:
-                curves[place, stops[step]] = inside(points, place).to(curves)
+        for count in range(z.shape[1] + 1):
+            if count:
+                features = ranks[place, count - 1]
+                points[rows, features] = part[rows, features]
+            if count in stops:
+                curves[place, stops[count]] = inside(points, place).to(curves)
     return curves
 
 

@@ -27,11 +27,14 @@ class Result:
     auc : ndarray, shape (methods, repeats, N)
         Area under the curve of each point, in percent.
     curves : ndarray, shape (methods, S)
-        Share of points in their cluster as features are added, mean over points and repeats.
+        Share of points in their cluster as features are added, mean over points and repeats. The first is that of
+        points of which nothing is known, the last is 1.
     known : ndarray, shape (S,)
-        Share of features that are known at each step of the curves.
+        Share of features that are known at each step of the curves, from 0 to 1.
     bandwidth : float or None
         Width of the kernel density; None where missing features have a fixed value.
+    area : str
+        What ``auc`` is: the "trapezoid" or the "mean".
     """
 
     methods: list[str]
@@ -39,11 +42,13 @@ class Result:
     curves: Array
     known: Array
     bandwidth: float | None
+    area: str = "trapezoid"
 
     def __repr__(self) -> str:
         bandwidth = "" if self.bandwidth is None else f", bandwidth={self.bandwidth:.4g}"
+        area = "" if self.area == "trapezoid" else f", area={self.area!r}"
         _, repeats, count = self.auc.shape
-        return f"Result(methods={self.methods}, points={count}, repeats={repeats}{bandwidth})"
+        return f"Result(methods={self.methods}, points={count}, repeats={repeats}{bandwidth}{area})"
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -62,7 +67,7 @@ class Result:
     def difference(self, method: str, other: str) -> tuple[float, float]:
         """Mean difference of the areas of two methods over points, and its standard error, in percent points.
 
-        Points are paired, so this tells methods apart that the table does not.
+        Points are paired, and methods have the same draws, so this tells methods apart that the table does not.
         """
         unknown = [name for name in (method, other) if name not in self.methods]
         if unknown:
