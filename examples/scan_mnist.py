@@ -113,8 +113,8 @@ def main(folder="docs/images", weights=WEIGHTS, count=10000, epochs=12):
         "probability above 0.9: {:.1%} of the digits, of which {:.1%} are right, {:.1%} of the others".format(*shares)
     )
 
-    chosen = [int((cluster == c).nonzero()[0, 0]) for c in sorted(names, key=names.get) if (cluster == c).any()]
-    chosen += (~sure).nonzero()[:2, 0].tolist()
+    firm = [(sure & (cluster == c)).nonzero()[:1, 0] for c in sorted(names, key=names.get)]
+    chosen = torch.cat([*firm, (~sure).nonzero()[:2, 0]]).tolist()
     composite = Neon(EpsilonGammaBox(low=0.0, high=1.0))
     found = {
         name: neon.explain(nn.Sequential(model.backbone, head), images[chosen], composite=composite)
