@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import nn
+
+from tests.conftest import data_folder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -115,3 +118,17 @@ def test_heads_give_neighbours_one_cluster_and_plain_weights_the_same(training, 
         for one, two in zip(found, again(images), strict=True):
             assert (one - two).abs().max() < 0.01 * one.abs().max()
     assert (tmp_path / "weights.npz").stat().st_size < 1e6
+
+
+def test_the_weights_that_are_there_find_the_digits(training):
+    data_folder()
+    from mnist_flipping import digits
+
+    images, labels = (values[:2000] for values in digits())
+    model = training.load(EXAMPLES / "scan" / "mnist.npz")
+    with torch.no_grad():
+        coarse, fine = model(images.float().view(-1, 1, 28, 28))
+    table = np.zeros((10, 10))
+    np.add.at(table, (coarse.argmax(1).numpy(), labels.numpy()), 1)
+    assert table[linear_sum_assignment(-table)].sum() > 0.92 * 2000
+    assert fine.shape == (2000, 100)
