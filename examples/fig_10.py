@@ -1,8 +1,7 @@
-"""Fig. 10 of the paper: do the heuristics for the stiffness (Eq. 3, UCI data) and for gamma (VGG-16) find good ones?
+"""Fig. 10 of the paper, first two rows: does the heuristic for the stiffness (Eq. 3) find a good one?
 
 Run: python examples/fig_10.py [FOLDER] [REPEATS] [NAME ...], which writes FOLDER/fig_10.png (default: docs/images) and
-prints the numbers. Data as for table_1.py; areas for gamma are those that table_1_vgg.py has written to
-FOLDER/../results.
+prints the numbers. Data as for table_1.py. The third row, on gamma, is fig_10_gamma.py.
 """
 
 import sys
@@ -38,19 +37,10 @@ def sweep(name, repeats):
     return np.mean(stiffness), np.array(found), sum(others) / len(others)
 
 
-def by_gamma(path):
-    """Areas of NEON by the number of clusters and gamma, as table_1_vgg.py has written them."""
-    head, _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in path.read_text().splitlines()]
-    places = {float(name.split()[-1]): i for i, name in enumerate(head) if i >= len(head) - 4}
-    return {int(cells[0]): {gamma: float(cells[places[gamma]]) for gamma in sorted(places)} for cells in lines}
-
-
 def main(folder="docs/images", repeats=3, *names):
     names = names or ("buddy", "hepac", "wine", "trpad", "sales", "whlsl")
-    deep = Path(folder).parent / "results" / "table_1_vgg.md"
-    panels = len(names) + deep.exists()
-    figure, axes = pyplot.subplots(1, panels, figsize=(3.2 * panels, 3.4), layout="constrained", squeeze=False)
-    for ax, name in zip(axes[0], names, strict=False):
+    figure, axes = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 3.4), layout="constrained", squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
         try:
             heuristic, areas, others = sweep(name, int(repeats))
         except FileNotFoundError as error:
@@ -72,14 +62,6 @@ def main(folder="docs/images", repeats=3, *names):
             f"{others.max():.2f} ({others.idxmax()}); in single clusterings the best lies {loss.min():.2f} to "
             f"{loss.max():.2f} above"
         )
-    if deep.exists():
-        ax = axes[0, -1]
-        for n_clusters, areas in by_gamma(deep).items():
-            ax.plot(list(areas), list(areas.values()), ".-", color="grey")
-            ax.annotate(f"K = {n_clusters}", (1, areas[1.0]), ha="right", va="bottom")
-            ax.plot(0.1, areas[0.1], "o", color="C1")
-        ax.set_xlabel("gamma")
-        ax.set_title("VGG-16, blocks 4 and 5")
     axes[0, 0].set_ylabel("area under the curve (%)")
     path = Path(folder) / "fig_10.png"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from zennit_neon.evaluation.table_1 import TABLE_1
 DATA = Path(os.environ.get("ZENNIT_NEON_DATA", "data"))
 
 #: Columns of the table: the methods of the paper, and behind them any of ours.
-METHODS = [*PAPER]
+METHODS = [*PAPER, "forest_shap"]
 
 #: One draw for each feature, where ``pda_cs`` has ten: the paper does not tell how many.
 ONE_DRAW = "pda_cs, 1 draw"
