@@ -43,7 +43,7 @@ def competitors(model, x, digit, axes):
     show(axes[1], found.relevance, f"why {digit}?")
     shares = torch.as_tensor(found.competitors)[0] / found.evidence[0]
     for ax, k in zip(axes[2:], shares.argsort(descending=True).tolist(), strict=False):
-        show(ax, found.through(k), f"and not {k}: {shares[k]:.0%}")
+        show(ax, found.through(k), f"and not {k}: {shares[k]:.1%}")
         print(f"  {digit} and not {k}: {shares[k]:.1%} of the evidence")
 
 
@@ -72,6 +72,11 @@ def main(folder="docs/images", count=2000, epochs=12):
         ax.set_xticks([])
         ax.set_yticks([])
         found = neon.explain(model, test[chosen], cluster=list(range(10)), composite=rules(model, "NEON, zB"))
+        blank = found.relevance[:, ~images[:8000].any(0)].abs().sum() / found.relevance.abs().sum()
+        against = [k for k in range(10) if found.evidence[k] < 0]
+        print(
+            f"  {blank:.1%} of the relevance is on pixels that no digit has; evidence is against the digits {against}"
+        )
         for k, relevance in enumerate(found.relevance):
             show(heat[row + 1, k], relevance, name if k == 0 else "")
         if name == "kernel":

@@ -28,14 +28,12 @@ from zennit.rules import Epsilon, ZBox, ZPlus
 from zennit.types import Linear
 
 import zennit_neon as neon
-from zennit_neon.baselines import Setting, attribute
 from zennit_neon.cluster import kernel_gamma
 from zennit_neon.composites import Neon
 from zennit_neon.evaluation.flipping import flip_over_data
 from zennit_neon.layer import ClippedReLU
 from zennit_neon.roots import root_points
 
-METHODS = {"sensitivity": "SA", "gradient_x_input": "GI", "sr": "SR", "ig_root": "IG"}
 RULES = {"NEON, zB": ZBox(0.0, 1.0), "NEON, z+": ZPlus(), "NEON, z": Epsilon(1e-9), "NEON, midpoint": None}
 SURE = {"standard": 0.8, "kernel": 0.9, "deep": 0.9}
 FRACTIONS = torch.linspace(0, 1, 15, dtype=torch.float64).square()
@@ -101,6 +99,23 @@ def rules(model, name):
     return Neon(trunk, head_rule=None if rule is None else inner)
 
 
+def baselines(model, x, cluster, roots, steps=10):
+    """The explanations that the paper compares with: two of the gradient, two of the way from the root point."""
+
+    def evidence(points):
+        return model(points).gather(1, cluster[:, None])[:, 0]
+
+    def gradient(points):
+        points = points.detach().requires_grad_()
+        return torch.autograd.grad(evidence(points).sum(), points)[0]
+
+    way, slope = x - roots, gradient(x)
+    shares = way.square() / way.square().sum(1, keepdim=True).clamp(min=1e-12)
+    path = sum(gradient(roots + (i + 0.5) / steps * way) for i in range(steps)) / steps
+    sr = shares * evidence(x).detach()[:, None]
+    return {"SA": slope.square(), "GI": slope * x, "SR": sr, "IG": path * way}
+
+
 def main(folder="docs/images", count=300, epochs=12):
     images, labels = digits()
     train, known = images[:8000], labels[:8000]
@@ -111,14 +126,13 @@ def main(folder="docs/images", count=300, epochs=12):
             cluster = model(x).argmax(1)
             accuracy = float((model(images[8000:]).argmax(1) == labels[8000:]).double().mean())
         roots = root_points(model, x, cluster, train[:2000])
-        setting = Setting(model, train)
         print(f"{name}: accuracy {accuracy:.2f}")
 
         def evidence(points, place, model=model, cluster=cluster):
             with torch.no_grad():
                 return model(points).gather(1, cluster[place, None])[:, 0]
 
-        maps = {label: attribute(method, setting, x, cluster) for method, label in METHODS.items()}
+        maps = baselines(model, x, cluster, roots)
         for label in RULES:
             maps[label] = neon.explain(model, x, cluster=cluster, composite=rules(model, label)).relevance
         for i, (label, relevance) in enumerate(maps.items()):

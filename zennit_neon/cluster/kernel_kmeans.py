@@ -34,10 +34,10 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
     ----------
     n_clusters : int
     gamma : float, "self-similarity" or "neighbours", optional
-        Kernel parameter, or the rule of paper 2 that sets it (:func:`kernel_gamma`): similarities of points with
-        themselves are the share ``self_similarity`` of all similarities between 10 representatives a cluster (Section
-        5.1), which is the rule if none is given; or half of the similarity of a point falls to its N / K nearest
-        neighbours (Section 5.2).
+        Kernel parameter, or the rule of paper 2 that sets it (:func:`zennit_neon.cluster.kernel_gamma`): similarities
+        of points with themselves are the share ``self_similarity`` of all similarities between 10 representatives a
+        cluster (Section 5.1), which is the rule if none is given; or half of the similarity of a point falls to its
+        N / K nearest neighbours (Section 5.2).
     spherical : bool
         Whether centroids have unit norm.
     init : {"k-means", "random"} or array of shape (N,)
