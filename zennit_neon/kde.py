@@ -9,8 +9,8 @@ from torch import Tensor
 
 __all__ = ["ConditionalKDE", "bandwidth"]
 
-#: Numbers in a block of distances (32 MB in float64).
-BLOCK = 2**22
+#: Numbers in a block of distances (4 MB in float64, which stay in the cache).
+BLOCK = 2**19
 
 
 class ConditionalKDE:
