@@ -13,6 +13,7 @@ ZENNIT_NEON_DATA names), curves that are looked at after each EVERY maps (defaul
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ from captum.attr import IntegratedGradients
 from sklearn.cluster import KMeans
 from torch import nn
 from zennit.composites import LayerMapComposite, layer_map_base
-from zennit.rules import Gamma
-from zennit.types import Convolution
+from zennit.rules import Gamma, Pass
+from zennit.types import Activation, Convolution
 
 import zennit_neon as neon
 from zennit_neon.composites import Neon
@@ -37,13 +38,20 @@ OURS = f"neon, gamma {GAMMAS[0]:g}"
 FEW = 40
 
 
-def by_gamma(gamma, beta):
-    """NEON with LRP-gamma through the convolutions, as a method of ``evaluate``."""
+def by_gamma(gamma, beta, even=False):
+    """NEON with LRP-gamma through the convolutions, as a method of ``evaluate``.
+
+    The mean over locations passes relevance on in proportion to activations, or evenly.
+    """
+    others = [(Activation, Pass())] if even else layer_map_base()
 
     def method(model, x, cluster):
-        composite = Neon(LayerMapComposite([(Convolution, Gamma(gamma)), *layer_map_base()]))
+        composite = Neon(LayerMapComposite([(Convolution, Gamma(gamma)), *others]))
         options = {"beta": beta, "composite": composite, "batch_size": BATCH}
-        return neon.explain(model, x, cluster=cluster, **options).relevance
+        with warnings.catch_warnings():
+            if even:
+                warnings.filterwarnings("ignore", "means are taken")
+            return neon.explain(model, x, cluster=cluster, **options).relevance
 
     return method
 
@@ -87,6 +95,7 @@ def compare(model, x, mean, every, gammas=GAMMAS):
     methods = {name: name for name in ("random", "square_difference", "sensitivity", "gradient_x_input")}
     methods |= {"ig from the mean": "ig", "ig from zero": ig_from_zero, "path of the neurons": path_of_neurons}
     methods |= {f"neon, gamma {gamma:g}": by_gamma(gamma, beta) for gamma in gammas}
+    methods["neon, mean spread evenly"] = by_gamma(GAMMAS[0], beta, even=True)
     options = {"fill": 0.0, "repeats": 1, "every": every, "batch_size": BATCH}
     found = [evaluate(model, x, methods, data=mean, **options)]
     pda = {f"pda_0 from zero ({len(x[:FEW])} points)": "pda_0", OURS: methods[OURS]}

@@ -1,11 +1,11 @@
 """Every example runs, and writes what it says."""
 
 import runpy
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import data_folder
 
@@ -49,7 +49,8 @@ def test_example(name, tmp_path, monkeypatch):
     if "PICTURES" in arguments:
         pictures = tmp_path / "pictures"
         pictures.mkdir()
-        shutil.copy(sorted((data_folder() / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[0], pictures)
+        with Image.open(sorted((data_folder() / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[0]) as picture:
+            picture.crop((0, 0, 176, 176)).save(pictures / "part.jpg")
         arguments = [str(pictures) if argument == "PICTURES" else argument for argument in arguments]
     places = {"SCORES": str(tmp_path / "scores.csv"), "WEIGHTS": str(tmp_path / "weights.npz")}
     places["RESULTS"] = str(EXAMPLES.parent / "docs" / "results")
