@@ -23,8 +23,8 @@ from matplotlib import pyplot
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import NeonVGG
 from zennit_neon.evaluation import Scenes, interval, masks_of, match, match_objects
-from zennit_neon.evaluation.agreement import TITLES
-from zennit_neon.evaluation.panels import panels
+from zennit_neon.evaluation.objects.heatmap_scores import TITLES
+from zennit_neon.evaluation.objects.plot import panels
 from zennit_neon.picture import smoothed
 from zennit_neon.vision import cluster_features, load_vgg16
 

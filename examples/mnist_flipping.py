@@ -30,7 +30,7 @@ from zennit.types import Linear
 import zennit_neon as neon
 from zennit_neon.cluster import kernel_gamma
 from zennit_neon.composites import Neon
-from zennit_neon.evaluation.flipping import flip_over_data
+from zennit_neon.evaluation.flipping.curves import flip_over_data
 from zennit_neon.layer import ClippedReLU
 from zennit_neon.roots import root_points
 

@@ -18,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import zennit_neon as neon
 from zennit_neon.baselines import PAPER
-from zennit_neon.elbow import elbow
+from zennit_neon.cluster.elbow import elbow
 from zennit_neon.evaluation import evaluate
 from zennit_neon.evaluation.table_1 import TABLE_1
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zennit_neon.affine import Affine, RowNorm, combine, exact_offset
+from zennit_neon.heads.affine import Affine, RowNorm, combine, exact_offset
 
 
 def _affine(kind, rng, d=4):

@@ -10,9 +10,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import zennit_neon as neon
-from zennit_neon.agreement import ROWS, check_predictions, check_same
+from zennit_neon.estimators.agreement import ROWS, check_predictions, check_same
 from zennit_neon.exceptions import DisagreementError, NeonError
-from zennit_neon.tables import Table
+from zennit_neon.utils.tables import Table
 
 X = np.random.default_rng(0).normal(size=(300, 3)) + 5 * np.eye(3)[np.arange(300) % 3]
 

@@ -11,8 +11,8 @@ import scipy.sparse
 import torch
 
 import zennit_neon as neon
-from zennit_neon.arrays import as_array, as_matrix
-from zennit_neon.validation import at_least, check_feature_names, check_labels, positive, real, whole
+from zennit_neon.utils.arrays import as_array, as_matrix
+from zennit_neon.utils.validation import at_least, check_feature_names, check_labels, positive, real, whole
 
 CENTROIDS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
 POINTS = np.array([[0.5, 0.2], [3.0, 1.0], [0.0, 5.0], [1.0, 2.5]])

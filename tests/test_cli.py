@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from tests.conftest import data_folder
 from zennit_neon import explain
 from zennit_neon.cli import main
+from zennit_neon.cli.fitting import Options, fit
 from zennit_neon.evaluation import evaluate
-from zennit_neon.fitting import Options, fit
 
 
 def run(*arguments):

@@ -12,9 +12,9 @@ from tests.scenery import NAMES, tiny_network, write_labels, write_voc
 from tests.test_cli import assert_fails, run
 from zennit_neon.cli.voc import blocks_of
 from zennit_neon.evaluation import Matching, Scenes, Scores, match, match_objects
-from zennit_neon.evaluation.agreement import TITLES
-from zennit_neon.evaluation.panels import panels
-from zennit_neon.evaluation.summaries import SEEDS
+from zennit_neon.evaluation.objects.heatmap_methods import SEEDS
+from zennit_neon.evaluation.objects.heatmap_scores import TITLES
+from zennit_neon.evaluation.objects.plot import panels
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from zennit_neon.evaluation.dissection import TopQuantile, halves, segments, thresholds_kept, upsampled
+from zennit_neon.evaluation.objects.network_dissection import TopQuantile, halves, segments, thresholds_kept, upsampled
 
 
 def _bilinear(image, height, width):

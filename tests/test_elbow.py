@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
 
-from zennit_neon.elbow import elbow
+from zennit_neon.cluster.elbow import elbow
 from zennit_neon.exceptions import NoElbowError
 
 

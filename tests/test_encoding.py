@@ -32,7 +32,7 @@ from sklearn.preprocessing import (
 )
 
 from zennit_neon import KernelKMeans, explain, neuralize
-from zennit_neon.encoding import Encoding, encode
+from zennit_neon.estimators.columns import Encoding, encode
 
 NUMBERS = ["age", "income", "visits"]
 
@@ -222,7 +222,7 @@ def test_many_rows_are_encoded_at_a_time(people, monkeypatch):
 
     e = explain(pipeline, people)
     monkeypatch.setattr(Encoding, "__call__", counted)
-    monkeypatch.setattr("zennit_neon.tables.ENCODED", 9 * 4096)
+    monkeypatch.setattr("zennit_neon.utils.tables.ENCODED", 9 * 4096)
     found = explain(pipeline, many, beta=e.beta, batch_size=100)
     assert np.allclose(found.relevance, e.relevance.iloc[np.arange(30_000) % 120], atol=1e-10)
     top = [count for count in rows if count > 1000]

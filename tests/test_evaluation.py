@@ -26,7 +26,7 @@ from zennit_neon import kde as kde_module
 from zennit_neon.baselines import PAPER
 from zennit_neon.composites import Neon
 from zennit_neon.evaluation import Result, evaluate
-from zennit_neon.evaluation.flipping import area_under, curves_by_density, curves_by_value, flip_over_data, order
+from zennit_neon.evaluation.flipping.curves import area_under, curves_by_density, curves_by_value, flip_over_data, order
 from zennit_neon.kde import ConditionalKDE, bandwidth
 
 WINE = load_wine(as_frame=True).data

@@ -31,10 +31,10 @@ from zennit.types import AvgPool, Linear
 import zennit_neon as neon
 from tests.test_shared import with_head
 from zennit_neon.attribution import ClusterGradient
+from zennit_neon.attributors.session import _in_words
 from zennit_neon.captum import NEON, LayerNEON
 from zennit_neon.composites import Neon, NeonVGG
-from zennit_neon.registration import is_elementwise
-from zennit_neon.session import _in_words
+from zennit_neon.instrumentation.registration import is_elementwise
 from zennit_neon.vision import Until
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -251,7 +251,7 @@ def test_batches_change_nothing(wine, batch_size):
 def test_scores_that_are_not_kept_are_computed_again(wine, monkeypatch):
     frame, kmeans = wine
     whole = explain(kmeans, frame, batch_size=10)
-    monkeypatch.setattr("zennit_neon.routes.KEPT", 200)
+    monkeypatch.setattr("zennit_neon.attributors.closed_form.KEPT", 200)
     assert explain(kmeans, frame, batch_size=10).relevance.equals(whole.relevance)
 
 

@@ -8,7 +8,7 @@ from sklearn.datasets import load_wine, make_moons
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import StandardScaler
 
-from zennit_neon.fitting import MODELS, Options, fit
+from zennit_neon.cli.fitting import MODELS, Options, fit
 
 MOONS, HALVES = make_moons(300, noise=0.05, random_state=0)
 FRAME = pandas.DataFrame(MOONS * [3.0, 0.1] + [50.0, 1.0], columns=["a", "b"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from tests import reference
 from tests.strategies import clusterings
 from zennit_neon import functional as F
-from zennit_neon import soft
+from zennit_neon.functional import soft
 
 
 def _t(array):

@@ -14,7 +14,7 @@ from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 from tests.test_shared import Doubled, with_head
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
-from zennit_neon.guard import Snapshot, evaluating
+from zennit_neon.utils.model_state import Snapshot, evaluating
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

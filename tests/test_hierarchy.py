@@ -23,7 +23,7 @@ from tests import reference
 from zennit_neon import Affine, NeuralizedHierarchy, NeuralizedKMeans, RowNorm, explain, neuralize
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
-from zennit_neon.tree import PathEvidence
+from zennit_neon.layer.tree import PathEvidence
 
 X = load_wine().data
 SCALED = StandardScaler().fit_transform(X)

@@ -16,7 +16,7 @@ from tests import reference
 from zennit_neon import Affine, NeuralizedKernelKMeans, NeuralizedKMeans, RowNorm, explain
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
-from zennit_neon.pooling import soft_maximum
+from zennit_neon.functional.pooling import soft_maximum
 from zennit_neon.rules import Dissipate, MaxTakeMost
 
 SIZES = {"equal": (3, 3, 3), "ragged": (1, 4, 2), "single": (1, 1, 1, 1)}

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 import zennit_neon as neon
 from zennit_neon import plot
 from zennit_neon.exceptions import PrecisionError
-from zennit_neon.labels import Groups, are_labels, groups, named, place_of, positions
+from zennit_neon.utils.labels import Groups, are_labels, groups, named, place_of, positions
 
 NAMES = ["gold", "silver", "bronze"]
 

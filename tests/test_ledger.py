@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from zennit_neon.evaluation.ledger import Ledger
+from zennit_neon.evaluation.objects.result_store import Ledger
 
 SETTINGS = {"year": "2007", "masks": "objects, background"}
 KEYS, VALUES = ["image", "block"], ["score", "seconds"]

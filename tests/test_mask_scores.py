@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.reference import average_precision_of, correlation_of
 from zennit_neon.evaluation import average_precision, correlation, match, similarity
-from zennit_neon.evaluation.agreement import SCORES, TITLES
+from zennit_neon.evaluation.objects.heatmap_scores import SCORES, TITLES
 from zennit_neon.picture import smoothed
 
 ALL = pytest.mark.parametrize("score", list(SCORES))

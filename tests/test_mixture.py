@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zennit_neon.mixture import ELEMENTS, Mixture, Support, class_means, quantised
+from zennit_neon.estimators.mixture import ELEMENTS, Mixture, Support, class_means, quantised
 
 
 def _data(n=60, d=3, n_clusters=3, seed=0):
@@ -125,7 +125,7 @@ def test_logits_are_computed_in_parts(monkeypatch):
     model = Mixture(support, False)
     z = torch.tensor(rng.normal(size=(500, 2)))
     whole = model.logits(z)
-    monkeypatch.setattr("zennit_neon.mixture.ELEMENTS", 200 * 7)
+    monkeypatch.setattr("zennit_neon.estimators.mixture.ELEMENTS", 200 * 7)
     sizes = []
     monkeypatch.setattr(model, "_units", lambda part: sizes.append(len(part)) or Mixture._units(model, part))
     np.testing.assert_allclose(model.logits(z), whole, rtol=1e-12)

@@ -15,10 +15,10 @@ from tests.scenery import NAMES, state_of, tiny_network, write_labels, write_voc
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import NeonVGG, VGGBlocks
 from zennit_neon.evaluation import Scenes, match, match_objects
-from zennit_neon.evaluation.agreement import SCORES
-from zennit_neon.evaluation.dissection import halves, segments
-from zennit_neon.evaluation.probe import activations_of
-from zennit_neon.evaluation.summaries import MAPS, SEEDS
+from zennit_neon.evaluation.objects.heatmap_methods import MAPS, SEEDS
+from zennit_neon.evaluation.objects.heatmap_scores import SCORES
+from zennit_neon.evaluation.objects.layer_relevance import activations_of
+from zennit_neon.evaluation.objects.network_dissection import halves, segments
 from zennit_neon.picture import smoothed
 from zennit_neon.vision import cluster_features, explain_picture, load_vgg16
 
@@ -290,7 +290,7 @@ def test_variants_by_smoothing_share_what_they_can(network, scenes, computed):
 
 
 def test_all_methods_run(network, scenes, monkeypatch):
-    monkeypatch.setattr("zennit_neon.evaluation.objects.SHARE", 0.05)  # there are few locations
+    monkeypatch.setattr("zennit_neon.evaluation.objects.benchmark.SHARE", 0.05)  # there are few locations
     found = match_objects(network, scenes, [2, 3], [*ALL, "ig"], 3)
     assert np.isfinite(found.values[:, 1]).all()
     for method, values in zip(found.methods, found.values[:, 0], strict=True):
@@ -302,7 +302,7 @@ def test_all_methods_run(network, scenes, monkeypatch):
 
 def test_seconds_have_a_share_of_the_forward_pass(network, scenes, monkeypatch):
     ticks = itertools.count()
-    monkeypatch.setattr("zennit_neon.evaluation.objects.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("zennit_neon.evaluation.objects.benchmark.time.perf_counter", lambda: float(next(ticks)))
     found = match_objects(network, scenes, [1], ["neon", "fm", "masks", "neon_flat1"], 3)
     # what is timed takes one tick: the activations, which all four share, passes with rules, of which neon and fm share
     # one, the clusters, which count for each that needs them, and each of the methods
@@ -312,7 +312,7 @@ def test_seconds_have_a_share_of_the_forward_pass(network, scenes, monkeypatch):
 @pytest.fixture
 def five(tmp_path, monkeypatch):
     """Five pictures of two sizes, enough for thresholds."""
-    monkeypatch.setattr("zennit_neon.evaluation.objects.SHARE", 0.04)  # there are few locations
+    monkeypatch.setattr("zennit_neon.evaluation.objects.benchmark.SHARE", 0.04)  # there are few locations
     write_voc(tmp_path, [f"{i:06d}" for i in range(5)], sizes=[(40, 48), (64, 52)])
     return tmp_path
 
@@ -344,7 +344,7 @@ def test_thresholds_of_dissection_are_those_of_the_other_half(network, five, see
 
 def test_no_picture_dissects_itself(network, five):
     """A picture that changes leaves the thresholds of its own half alone."""
-    import zennit_neon.evaluation.objects as module
+    import zennit_neon.evaluation.objects.benchmark as module
 
     scenes = Scenes(five, size=None)
     half, layers = halves(scenes.names, 0), {3: "features.8"}
@@ -428,7 +428,7 @@ def test_another_gamma(network, scenes):
 
 
 def test_thresholds_of_dissection_are_learned_once(network, scenes, tmp_path, monkeypatch):
-    import zennit_neon.evaluation.objects as module
+    import zennit_neon.evaluation.objects.benchmark as module
 
     calls, learn = [], module._learn
     monkeypatch.setattr(module, "_learn", lambda *given: calls.append(0) or learn(*given))

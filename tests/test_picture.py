@@ -471,7 +471,7 @@ def test_wrong_pictures_are_not_written(tmp_path, name, rgb, error, message):
 
 
 def test_public_names():
-    assert picture.__all__ == ["read_image", "colors", "overlay", "heatmaps", "save_image", "smoothed"]
+    assert picture.__all__ == ["colors", "heatmaps", "overlay", "read_image", "save_image", "smoothed"]
 
 
 def _gaussian(count, pixels):

@@ -13,9 +13,9 @@ from tests.conftest import data_folder
 from tests.scenery import Tiny, state_of, tiny_network
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import Neon, VGGBlocks
-from zennit_neon.evaluation.probe import activations_of, probing
-from zennit_neon.evaluation.scenes import Scenes
-from zennit_neon.evaluation.summaries import Place, neon
+from zennit_neon.evaluation.objects.heatmap_methods import Place, neon
+from zennit_neon.evaluation.objects.layer_relevance import activations_of, probing
+from zennit_neon.evaluation.objects.voc import Scenes
 from zennit_neon.network import load_vgg16
 from zennit_neon.vision import cluster_features, layer_of_block
 

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from zennit_neon import explain
-from zennit_neon.report import SUFFIXES, Report
+from zennit_neon.cli.table_report import SUFFIXES, Report
 
 
 @pytest.fixture(scope="module")

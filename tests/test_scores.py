@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from zennit_neon.evaluation import interval
-from zennit_neon.evaluation.agreement import SCORES
-from zennit_neon.evaluation.ledger import Ledger
-from zennit_neon.evaluation.scores import Scores
+from zennit_neon.evaluation.objects.heatmap_scores import SCORES
+from zennit_neon.evaluation.objects.result_store import Ledger
+from zennit_neon.evaluation.objects.scores import Scores
 
 NAN = math.nan
 IMAGES = ["a", "b", "c", "d"]

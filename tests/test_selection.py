@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from sklearn.datasets import load_iris, make_circles
 from tqdm import tqdm
 
-from zennit_neon import selection
-from zennit_neon.selection import MORE, Choice, Score, decide, folds, score, select, stratified
-from zennit_neon.spaces import RAW, SPACES, STANDARDISED, WHITENED
+from zennit_neon.estimators import selection
+from zennit_neon.estimators.selection import MORE, Choice, Score, decide, folds, score, select, stratified
+from zennit_neon.estimators.spaces import RAW, SPACES, STANDARDISED, WHITENED
 
 QUIET = tqdm(disable=True)
 

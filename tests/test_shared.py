@@ -32,8 +32,8 @@ from zennit.types import Activation, AvgPool, BatchNorm, Linear
 
 from zennit_neon import NeuralizedKMeans, NeuralizedSoftmax
 from zennit_neon.attribution import ClusterGradient, positive_evidence
+from zennit_neon.caching.rules import UnknownRuleError, sharing
 from zennit_neon.composites import Neon
-from zennit_neon.shared import UnknownRuleError, sharing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

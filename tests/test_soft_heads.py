@@ -165,7 +165,7 @@ def test_calibration_reaches_a_probability(parts, explicit, kind, probability):
 def test_calibration_of_what_cannot_be_kept(parts, monkeypatch):
     """With more numbers than are kept, each guess goes over the data again: the answer is the same."""
     kept = built(parts, beta=None).calibrate(parts[2], probability=0.8).beta
-    monkeypatch.setattr("zennit_neon.calibration.KEPT", 5)
+    monkeypatch.setattr("zennit_neon.heads.calibration.KEPT", 5)
     assert built(parts, beta=None).calibrate(parts[2], probability=0.8).beta == pytest.approx(kept, rel=1e-9)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from zennit_neon.spaces import RAW, SHRUNK, SPACES, STANDARDISED, WHITENED, WIDEST, Space
+from zennit_neon.estimators.spaces import RAW, SHRUNK, SPACES, STANDARDISED, WHITENED, WIDEST, Space
 
 
 def _data(n=80, d=5, n_clusters=3, seed=0):

@@ -7,9 +7,9 @@ from torch import nn
 
 from tests.scenery import Tiny, state_of, tiny_network
 from zennit_neon.composites import VGGBlocks
-from zennit_neon.evaluation.dissection import segments
-from zennit_neon.evaluation.probe import activations_of, probing
-from zennit_neon.evaluation.summaries import MAPS, SEEDS, Place, method_of
+from zennit_neon.evaluation.objects.heatmap_methods import MAPS, SEEDS, Place, method_of
+from zennit_neon.evaluation.objects.layer_relevance import activations_of, probing
+from zennit_neon.evaluation.objects.network_dissection import segments
 from zennit_neon.exceptions import TooFewClustersError
 from zennit_neon.picture import smoothed
 from zennit_neon.vision import layer_of_block

@@ -30,12 +30,13 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, QuantileTransformer, StandardScaler
 
-from zennit_neon import Affine, NeuralizedKernelKMeans, RowNorm, explain, neuralize, plot, selection, surrogate
-from zennit_neon.fidelity import Fidelity
-from zennit_neon.labels import groups
-from zennit_neon.mixture import BATCH, Mixture
-from zennit_neon.selection import Choice
-from zennit_neon.spaces import RAW, WHITENED
+from zennit_neon import Affine, NeuralizedKernelKMeans, RowNorm, explain, neuralize, plot
+from zennit_neon.estimators import selection, surrogate
+from zennit_neon.estimators.fidelity import Fidelity
+from zennit_neon.estimators.mixture import BATCH, Mixture
+from zennit_neon.estimators.selection import Choice
+from zennit_neon.estimators.spaces import RAW, WHITENED
+from zennit_neon.utils.labels import groups
 
 N = 600
 MOONS, MOON = make_moons(300, noise=0.05, random_state=0)

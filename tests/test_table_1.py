@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from zennit_neon.baselines import PAPER
-from zennit_neon.evaluation.flipping import area_under
+from zennit_neon.evaluation.flipping.curves import area_under
 from zennit_neon.evaluation.table_1 import TABLE_1
 
 

@@ -5,7 +5,7 @@ import pandas
 import pytest
 import torch
 
-from zennit_neon.tables import Table
+from zennit_neon.utils.tables import Table
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 import zennit_neon as neon
 from zennit_neon import plot
 from zennit_neon.captum import NEON
-from zennit_neon.sources import holds_text, rows_of
-from zennit_neon.tables import Table
+from zennit_neon.utils.sources import holds_text, rows_of
+from zennit_neon.utils.tables import Table
 
 NAMES = ["spend", "visits", "age", "rare"]
 

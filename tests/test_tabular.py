@@ -6,7 +6,7 @@ import stat
 import pandas
 import pytest
 
-from zennit_neon.tabular import check_file, check_output, listed, read_table, write, write_table
+from zennit_neon.utils.files import check_file, check_output, listed, read_table, write, write_table
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.test_shared import with_head
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.captum import NEON, LayerNEON
 from zennit_neon.composites import Neon
-from zennit_neon.twin import UncopiableError, _copied
+from zennit_neon.instrumentation.twin import UncopiableError, _copied
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

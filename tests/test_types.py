@@ -5,7 +5,7 @@ import zennit.types
 
 from zennit_neon import types
 from zennit_neon.layer import CentroidContrast, CentroidEvidence, LogitContrast, MinPool, SoftMinPool, UnitNorm
-from zennit_neon.support import LogMeanExpPool
+from zennit_neon.layer.support import LogMeanExpPool
 
 
 def test_groups_hold_their_layers_and_nothing_of_zennit_does():

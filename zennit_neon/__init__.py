@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .affine import Affine, RowNorm
-from .clusterings import neuralize
+from .estimators.clusterings import neuralize
+from .estimators.fidelity import Fidelity
+from .estimators.steps import affine_step
 from .explanation import Explanation, explain
-from .fidelity import Fidelity
-from .heads import Head, NeuralizedKMeans
-from .hierarchy import NeuralizedHierarchy
-from .kernel import NeuralizedKernelKMeans
-from .pruning import Pruned, prune
-from .softmax import NeuralizedSoftmax
-from .steps import affine_step
+from .heads.affine import Affine, RowNorm
+from .heads.base import Head, NeuralizedKMeans
+from .heads.hierarchy import NeuralizedHierarchy
+from .heads.kernel import NeuralizedKernelKMeans
+from .heads.pruning import Pruned, prune
+from .heads.softmax import NeuralizedSoftmax
 
 if TYPE_CHECKING:
     from .cluster import KernelKMeans

@@ -11,13 +11,19 @@ from torch import Tensor, nn
 from zennit.attribution import Attributor
 from zennit.core import Composite
 
+from .attributors.session import (
+    Session,
+    has_neon,
+    only_head,
+    session,
+    total,
+)
+from .caching.rules import UnknownRuleError, sharing
 from .composites import Neon
-from .guard import say
-from .heads import Head
-from .labels import place_of
-from .session import Session, has_neon, only_head, session, total
-from .shared import UnknownRuleError, sharing
-from .validation import at_least, whole
+from .heads.base import Head
+from .utils.labels import place_of
+from .utils.model_state import say
+from .utils.validation import at_least, whole
 
 __all__ = ["ClusterGradient", "Clusters", "positive_evidence"]
 

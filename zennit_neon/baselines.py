@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .affine import Affine
 from .explanation import explain
 from .forest import forest_shap
-from .heads import Head
+from .functional.pooling import soft_maximum
+from .heads.affine import Affine
+from .heads.base import Head
 from .kde import ConditionalKDE
-from .labels import named
-from .pooling import soft_maximum
+from .layer.base import Centroids
+from .layer.support import SupportEvidence
 from .roots import root_points
-from .scored import Centroids
-from .support import SupportEvidence
+from .utils.labels import named
 
 __all__ = ["METHODS", "PAPER", "Setting", "attribute", "has_distances"]
 

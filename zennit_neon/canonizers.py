@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 from zennit.canonizers import Canonizer
 
-from .adapters import centers_of
-from .clusterings import neuralize
-from .functional import check_beta
-from .heads import Head
+from .estimators.adapters import centers_of
+from .estimators.clusterings import neuralize
+from .functional.competitors import check_beta
+from .heads.base import Head
 
 __all__ = ["KMeansCanonizer"]
 

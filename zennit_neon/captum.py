@@ -13,16 +13,27 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from . import functional
-from .clusterings import neuralize
+from .attributors.closed_form import Closed, Question
+from .attributors.session import (
+    Session,
+    plain_session,
+    session,
+    total,
+)
+from .attributors.targets import (
+    as_parts,
+    chosen,
+    columns_of,
+    explained,
+    missing,
+)
+from .attributors.through_model import Trunk
 from .composites import Neon
-from .guard import exact, say, unwrapped
-from .heads import Head
-from .routes import Closed, Question
-from .session import Session, plain_session, session, total
-from .tables import Table
-from .targets import as_parts, chosen, columns_of, explained, missing
-from .trunk import Trunk
-from .twin import Twin
+from .estimators.clusterings import neuralize
+from .heads.base import Head
+from .instrumentation.twin import Twin
+from .utils.model_state import exact, say, unwrapped
+from .utils.tables import Table
 
 __all__ = ["NEON", "LayerNEON", "NoiseTunnel"]
 

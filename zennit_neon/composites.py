@@ -13,15 +13,31 @@ from zennit.rules import Epsilon, Flat, Gamma, Pass, ZBox
 from zennit.torchvision import VGGCanonizer
 from zennit.types import Convolution, MaxPool
 
-from .examination import refuse
-from .guard import Snapshot, say
-from .head_rules import check_head_rule, refuse_head_rule
-from .heads import Head
-from .registration import complete, refuse_others
-from .rules import ClosedForm, Detection, Dissipate, MaxTakeMost, Midpoint, MinTakeMost, SoftTakeMost
-from .support import LogMeanExpPool
-from .types import Contrast, Evidence, Logits, Minimum, NeonLayer, Normalization, SoftMinimum
-from .validation import at_least
+from .heads.base import Head
+from .heads.rules import check_head_rule, refuse_head_rule
+from .instrumentation.examination import refuse
+from .instrumentation.registration import complete, refuse_others
+from .layer.support import LogMeanExpPool
+from .rules import (
+    ClosedForm,
+    Detection,
+    Dissipate,
+    MaxTakeMost,
+    Midpoint,
+    MinTakeMost,
+    SoftTakeMost,
+)
+from .types import (
+    Contrast,
+    Evidence,
+    Logits,
+    Minimum,
+    NeonLayer,
+    Normalization,
+    SoftMinimum,
+)
+from .utils.model_state import Snapshot, say
+from .utils.validation import at_least
 
 __all__ = ["Neon", "NeonVGG", "VGGBlocks"]
 

@@ -12,24 +12,22 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from . import functional
-from .agreement import check_predictions
-from .arrays import Array, as_array, plain
-from .clusterings import behind, neuralized
-from .encoding import encode
-from .guard import exact, say, unwrapped
-from .heads import Head
-from .labels import NOISE, are_labels, named, place_of, positions
-from .routes import Closed, Encoded, Question
-from .tables import Columns, Table
-from .trunk import Trunk
-from .validation import check_feature_names, real
+from .attributors.closed_form import Closed, Question, closed_form_of
+from .attributors.through_model import Trunk
+from .heads.base import Head
+from .heads.questions import asked_of, check_fidelity, labels_of, leave_out, named_clusters
+from .utils.arrays import Array, as_array
+from .utils.labels import NOISE, place_of
+from .utils.model_state import exact, unwrapped
+from .utils.tables import Table
+from .utils.validation import check_feature_names
 
 if TYPE_CHECKING:
     import pandas
 
-    from .fidelity import Fidelity
+    from .estimators.fidelity import Fidelity
 
-__all__ = ["Explanation", "asked_of", "check_fidelity", "explain", "labels_of"]
+__all__ = ["Explanation", "explain"]
 
 
 @exact()
@@ -138,7 +136,7 @@ def explain(
         if competitor is None and trunk.competitor is not None:  # rules know clusters by their positions
             competitor = labels_of(route.head)[place_of(trunk.competitor, None, route.head.n_clusters, "competitor")]
     else:
-        route, noise = _closed(model, X, batch_size, progress)
+        route, noise = closed_form_of(model, X, batch_size, progress)
     head, table = route.head, route.table
     check_fidelity(head, min_fidelity)
     chosen, rival = asked_of(cluster, competitor, head, route.shape, table.index)
@@ -152,11 +150,11 @@ def explain(
     question = Question(stiff, rival)
     relevance, evidence, own = route.relevance(question, chosen)
     if noise is not None:
-        _leave_out(noise if chosen is None else table.ignored, relevance, evidence, own)
+        leave_out(noise if chosen is None else table.ignored, relevance, evidence, own)
     return Explanation(
         relevance=table.like(relevance),
         evidence=table.plain(evidence),
-        cluster=_named(own, head, table),
+        cluster=named_clusters(own, head, table),
         beta=stiff,
         feature_names=names,
         n_clusters=head.n_clusters,
@@ -165,58 +163,6 @@ def explain(
         _route=route,
         _question=question,
     )
-
-
-def _closed(model: Any, X: Any, batch_size: int | None, progress: bool) -> tuple[Closed, Array | None]:
-    """The closed form of a clustering, behind an encoding of the columns of X where its Pipeline begins with one.
-
-    And which points are noise, if the head stands for labels of them.
-    """
-    is_estimator = not isinstance(model, nn.Module) and not are_labels(model)
-    is_pipeline = is_estimator and hasattr(model, "steps")
-    encoded = encode(model, plain(X)) if is_pipeline and len(getattr(X, "shape", ())) == 2 else None
-    if encoded is None:
-        found = neuralized(model, X, progress=progress)
-        table = found.table(X)
-        route = Closed(found.head, table, batch_size, progress)
-    else:
-        encoding, steps = encoded
-        table = columns = Columns(X, encoding)
-        columns.check_names(getattr(model, "feature_names_in_", None))
-        found = behind(model, X, steps, progress)
-        route = Encoded(found.head, columns, batch_size, progress)
-    if is_estimator and found.groups is None:
-        check_predictions(found.head, table, model)
-    return route, None if found.groups is None or not found.groups.noise.any() else found.groups.noise
-
-
-def _leave_out(points: Array | None, relevance: Tensor, evidence: Tensor, own: Tensor) -> None:
-    """Take the explanation of some points away: they belong to no cluster."""
-    if points is not None and points.any():
-        where = torch.from_numpy(points)
-        relevance[where.to(relevance.device)] = float("nan")
-        evidence[where.to(evidence.device)] = float("nan")
-        own[where] = NOISE
-
-
-def labels_of(head: Head) -> tuple[Any, ...]:
-    """Labels of the clusters of a head: its names, or else their numbers."""
-    return tuple(range(head.n_clusters)) if head.labels is None else head.labels
-
-
-def _named(own: Tensor, head: Head, table: Table) -> Any:
-    """The clusters of points by their labels, as users see them."""
-    found = named(own, head.labels)
-    return table.plain(found.to(table.X.device) if table.is_tensor else found) if isinstance(found, Tensor) else found
-
-
-def check_fidelity(head: Head, least: float) -> None:
-    """Warn if a head gives back few of the labels that it stands for."""
-    if not 0 <= real(least, "min_fidelity", "a number from 0 to 1") <= 1:
-        raise ValueError(f"min_fidelity must be a number from 0 to 1, got {least!r}")
-    complaint = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
-    if complaint is not None:
-        say(complaint)
 
 
 #: Examples that doctest does not see behind a decorator.
@@ -309,12 +255,12 @@ class Explanation:
             part.clone() if isinstance(part, Tensor) else torch.from_numpy(np.array(as_array(part, "relevance")))
             for part in (self.relevance, self.evidence)
         )
-        _leave_out(mask, relevance, evidence, own)
+        leave_out(mask, relevance, evidence, own)
         return replace(
             self,
             relevance=table.like(relevance),
             evidence=table.plain(evidence),
-            cluster=_named(own, self._route.head, table),
+            cluster=named_clusters(own, self._route.head, table),
             _own=own,
         )
 
@@ -440,17 +386,6 @@ class Explanation:
 
 def _array(values: Any) -> Array:
     return as_array(values, "values")
-
-
-def asked_of(
-    cluster: Any, competitor: Any, head: Head, shape: tuple[int, ...], index: Any = None
-) -> tuple[Tensor | None, int | None]:
-    """Positions of the clusters to explain (None for the assigned ones) and of the competitor, by their labels."""
-    rival = None if competitor is None else place_of(competitor, head.labels, head.n_clusters, "competitor")
-    chosen = None if cluster is None else positions(cluster, head.labels, head.n_clusters, "cluster", shape, index)
-    if rival is not None and chosen is not None and chosen.numel() and bool((chosen == rival).all()):
-        raise ValueError(f"competitor must be another cluster than the explained one, got {competitor!r} for both")
-    return chosen, rival
 
 
 def _names(names: Sequence[str] | None, table: Table, head: Head, is_trunk: bool) -> list[str] | None:

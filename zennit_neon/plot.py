@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import nn
 
-from .arrays import as_array
-from .clusterings import neuralized
+from .estimators.clusterings import neuralized
 from .explanation import Explanation, explain
-from .heads import Head
-from .labels import NOISE, place_of
-from .layer import CentroidContrast, CentroidEvidence
-from .sources import rows_of
-from .support import SupportEvidence
-from .tables import Table
-from .validation import at_least, whole
+from .heads.base import Head
+from .layer.centroids import CentroidContrast, CentroidEvidence
+from .layer.support import SupportEvidence
+from .utils.arrays import as_array
+from .utils.labels import NOISE, place_of
+from .utils.sources import rows_of
+from .utils.tables import Table
+from .utils.validation import at_least, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .functional import quotient
-from .heads import NeuralizedKMeans
+from .functional.competitors import quotient
+from .heads.base import NeuralizedKMeans
 
 __all__ = ["root_points"]
 

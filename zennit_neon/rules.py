@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from zennit.core import Hook
 
 from . import functional
-from .guard import exact
-from .soft import conserved_min_take_most, soft_min_take_most
-from .support import LogMeanExpPool, SupportContrast
+from .functional.soft import conserved_min_take_most, soft_min_take_most
+from .layer.support import LogMeanExpPool, SupportContrast
+from .utils.model_state import exact
 
 #: Numbers of pairs of linear units that have relevance at a time.
 NUMBERS = 2**22
@@ -113,7 +113,7 @@ class MinTakeMost(_PoolingRule):
 
 
 class MaxTakeMost(_Rule):
-    r"""Max-take-most for a :class:`~zennit_neon.support.LogMeanExpPool` over the explained cluster (footnote 1).
+    r"""Max-take-most for a :class:`~zennit_neon.layer.support.LogMeanExpPool` over the explained cluster (footnote 1).
 
     .. math:: R_{ijk} = \mathrm{softmax}_{i \in C_c}(\gamma h_{ijk})\, R_{jk}
 
@@ -131,7 +131,7 @@ def _take_most(pool: LogMeanExpPool, activations: Tensor, relevance: Tensor) -> 
 
 
 class Dissipate(_Rule):
-    r"""A take-most rule of a :class:`~zennit_neon.support.LogMeanExpPool`, then dissipation (Eq. 10, paper 1).
+    r"""A take-most rule of a :class:`~zennit_neon.layer.support.LogMeanExpPool`, then dissipation (Eq. 10, paper 1).
 
     .. math:: R_j \leftarrow R_j \frac{h_j}{h}
 

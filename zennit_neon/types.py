@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zennit.types import SubclassMeta
 
-from . import layer, support, tree
+from . import layer
 
 __all__ = ["Contrast", "Evidence", "Logits", "Minimum", "SoftMinimum", "SupportPool", "Normalization", "NeonLayer"]
 
@@ -12,7 +12,7 @@ __all__ = ["Contrast", "Evidence", "Logits", "Minimum", "SoftMinimum", "SupportP
 class Contrast(metaclass=SubclassMeta):
     """Detection layers whose neurons compare a cluster with one competitor."""
 
-    __subclass__ = (layer.CentroidContrast, support.SupportContrast)
+    __subclass__ = (layer.CentroidContrast, layer.SupportContrast)
 
 
 class Logits(metaclass=SubclassMeta):
@@ -36,13 +36,13 @@ class SoftMinimum(metaclass=SubclassMeta):
 class SupportPool(metaclass=SubclassMeta):
     """Pooling layers over the support vectors of a cluster."""
 
-    __subclass__ = (support.LogMeanExpPool,)
+    __subclass__ = (layer.LogMeanExpPool,)
 
 
 class Evidence(metaclass=SubclassMeta):
     """Layers that compute evidence in one step and have a closed-form rule."""
 
-    __subclass__ = (layer.CentroidEvidence, layer.LogitEvidence, support.SupportEvidence, tree.PathEvidence)
+    __subclass__ = (layer.CentroidEvidence, layer.LogitEvidence, layer.SupportEvidence, layer.PathEvidence)
 
 
 class Normalization(metaclass=SubclassMeta):

@@ -15,12 +15,22 @@ from torch import Tensor, nn
 from .attribution import ClusterGradient
 from .composites import Neon, NeonVGG
 from .exceptions import TooFewClustersError
-from .guard import evaluating
-from .heads import NeuralizedKMeans
-from .layer import UnitNorm
-from .layout import FeaturesFirst, axis_of, checked_layout, followed
-from .network import Network, load_vgg16, outputs_of, too_small
+from .heads.base import NeuralizedKMeans
+from .layer.activations import UnitNorm
+from .layout import (
+    FeaturesFirst,
+    axis_of,
+    checked_layout,
+    followed,
+)
+from .network import (
+    Network,
+    load_vgg16,
+    outputs_of,
+    too_small,
+)
 from .picture import heatmaps, smoothed
+from .utils.model_state import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from zennit_neon import NeuralizedKMeans
+from zennit_neon.attributors.session import session
 from zennit_neon.composites import NeonVGG
-from zennit_neon.examination import Examination
 from zennit_neon.explanation import explain
-from zennit_neon.session import session
+from zennit_neon.instrumentation.examination import Examination
 from zennit_neon.vision import load_vgg16
 
 

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.conftest import load
 from zennit_neon import neuralize
-from zennit_neon.surrogate import _held_out
+from zennit_neon.estimators.surrogate import _held_out
 
 from .report import environment, table
 

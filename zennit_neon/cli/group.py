@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ..safe import line
+from ..utils.escape import line
 
 __all__ = ["COUNT", "PICTURES", "Finite", "check_different", "main", "running", "suffix_of", "tell"]
 

@@ -9,8 +9,14 @@ from typing import Any
 
 import click
 
-from ..safe import line
-from .group import Finite, check_different, running, suffix_of, tell
+from ..utils.escape import line
+from .group import (
+    Finite,
+    check_different,
+    running,
+    suffix_of,
+    tell,
+)
 
 __all__ = ["feeds_pictures", "image", "size_of"]
 
@@ -93,9 +99,9 @@ def _image(
     import numpy as np
 
     from ..composites import NeonVGG
-    from ..functional import check_beta
+    from ..functional.competitors import check_beta
     from ..picture import colors, read_image
-    from ..tabular import check_file, check_output, write
+    from ..utils.files import check_file, check_output, write
     from ..vision import explain_picture, load_vgg16
 
     if block is not None and layer is not None:

@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..fitting import MODELS
-from ..safe import line
-from .group import COUNT, PICTURES, Finite, check_different, suffix_of, tell
+from ..utils.escape import line
+from .fitting import MODELS
+from .group import (
+    COUNT,
+    PICTURES,
+    Finite,
+    check_different,
+    suffix_of,
+    tell,
+)
 
 if TYPE_CHECKING:
     import pandas
 
-    from ..fitting import Options
-    from ..report import Report
+    from .fitting import Options
+    from .table_report import Report
 
 __all__ = ["evaluate", "explain"]
 
@@ -113,8 +120,8 @@ def _explain(
     force: bool,
     **options: Any,
 ) -> None:
-    from ..report import SUFFIXES
-    from ..tabular import write, write_table
+    from ..utils.files import write, write_table
+    from .table_report import SUFFIXES
 
     model, chosen = _chosen(options)
     suffix = _check(data, beta, out, plot, SUFFIXES, force)
@@ -135,7 +142,7 @@ def _explain(
 
 def _notes(frame: pandas.DataFrame, index: str | None) -> Iterator[str]:
     """What a user may not have meant: columns without a name, and rows with the same."""
-    from ..tabular import listed
+    from ..utils.files import listed
 
     for name in frame.columns[[str(name).startswith("Unnamed: ") for name in frame.columns]]:
         yield f"a column without a name was used as a feature; leave it out with --index '{name}'"
@@ -146,7 +153,7 @@ def _notes(frame: pandas.DataFrame, index: str | None) -> Iterator[str]:
 
 def _chosen(options: dict[str, Any]) -> tuple[str, Options]:
     """Name of the clustering and what was chosen of it; the other options stay."""
-    from ..fitting import Options
+    from .fitting import Options
 
     names = ("clusters", "eps", "min_samples", "min_cluster_size", "support", "seed")
     return options.pop("model"), Options(**{name: options.pop(name) for name in names})
@@ -156,8 +163,8 @@ def _check(
     data: str | None, beta: float | None, out: str | None, plot: str | None, suffixes: tuple[str, ...], force: bool
 ) -> str:
     """Suffix of a picture or report; ``ValueError`` if files cannot be written, or are the same."""
-    from ..functional import check_beta
-    from ..tabular import check_output
+    from ..functional.competitors import check_beta
+    from ..utils.files import check_output
 
     check_beta(beta)
     check_different({"DATA": data, "--out": out, "--plot": plot})
@@ -168,7 +175,7 @@ def _check(
 
 def _load(data: str | None, drop: tuple[str, ...], index: str | None, sep: str) -> tuple[pandas.DataFrame, str]:
     """The table and where it comes from."""
-    from ..tabular import read_table, select
+    from ..utils.files import read_table, select
 
     if data is None:
         from sklearn.datasets import load_wine
@@ -185,10 +192,10 @@ def _report(
     frame: pandas.DataFrame, source: str, model: str, options: Options, beta: float | None, least: float, top: int
 ) -> tuple[Report, str | None]:
     """Standardise, cluster and explain; a report, and a warning if the explanation stands for labels badly."""
-    from ..clusterings import neuralized
+    from ..estimators.clusterings import neuralized
     from ..explanation import explain as explain_points
-    from ..fitting import fit
-    from ..report import Report
+    from .fitting import fit
+    from .table_report import Report
 
     progress = sys.stderr.isatty()
     pipeline, clusters = fit(frame, model, options, progress)
@@ -232,10 +239,10 @@ def _evaluate(
     **options: Any,
 ) -> None:
     from ..baselines import METHODS
-    from ..clusterings import neuralize
+    from ..estimators.clusterings import neuralize
     from ..evaluation import evaluate as compare
-    from ..fitting import fit
-    from ..tabular import write, write_table
+    from ..utils.files import write, write_table
+    from .fitting import fit
 
     names = None if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
     unknown = [name for name in names or [] if name not in METHODS]

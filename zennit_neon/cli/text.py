@@ -98,7 +98,7 @@ def _text(
 ) -> None:
     import shutil
 
-    from ..tabular import write, write_table
+    from ..utils.files import write, write_table
 
     _check(source, options["vectors"], beta, csv, out, force)
     report, how = _report(source, words, beta, **options)
@@ -119,8 +119,8 @@ def _check(
     source: str | None, vectors: str | None, beta: float | None, csv: str | None, out: str | None, force: bool
 ) -> None:
     """``ValueError`` if files cannot be written, or would be read."""
-    from ..functional import check_beta
-    from ..tabular import check_output
+    from ..functional.competitors import check_beta
+    from ..utils.files import check_output
 
     check_beta(beta)
     check_different({"FILE": source, "--vectors": vectors, "--csv": csv, "--out": out})
@@ -204,7 +204,7 @@ def _fit(
     import numpy as np
     from sklearn.pipeline import make_pipeline
 
-    from ..elbow import elbow
+    from ..cluster.elbow import elbow
     from ..exceptions import NoElbowError
 
     steps = [vectorizer]
@@ -259,7 +259,7 @@ def _clustering(points: Any, model: str, clusters: int, support: int, seed: int,
 
 def _note_skipped(report: TextReport) -> None:
     """Tell on stderr which documents have no known words."""
-    from ..tabular import listed
+    from ..utils.files import listed
 
     skipped = [report.names[i] for i in report.explanation.skipped]
     if skipped:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..plot import number, shorten
-from ..safe import escaped, line, safe
 from ..text import Highlight, TextExplanation, page
 from ..text.highlight.html import FOR
+from ..utils.escape import escaped, line, safe
 
 if TYPE_CHECKING:
     import pandas

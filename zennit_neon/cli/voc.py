@@ -9,7 +9,12 @@ from typing import Any
 
 import click
 
-from .group import check_different, running, suffix_of, tell
+from .group import (
+    check_different,
+    running,
+    suffix_of,
+    tell,
+)
 from .image import feeds_pictures, size_of
 
 __all__ = ["voc"]
@@ -93,9 +98,9 @@ def _voc(
     force: bool,
 ) -> None:
     from ..evaluation import Scenes, match_objects
-    from ..evaluation.agreement import SCORES, TITLES
-    from ..evaluation.summaries import method_of
-    from ..tabular import check_output, write
+    from ..evaluation.objects.heatmap_methods import method_of
+    from ..evaluation.objects.heatmap_scores import SCORES, TITLES
+    from ..utils.files import check_output, write
     from ..vision import layer_of_block, load_vgg16
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
@@ -128,7 +133,7 @@ def _voc(
     def draw(scene: Any, block: int, method: str, heatmaps: Any, matching: Any) -> None:
         from matplotlib import pyplot
 
-        from ..evaluation.panels import panels
+        from ..evaluation.objects.plot import panels
 
         drawn, _ = panels(scene, heatmaps, matching, scene.masks(background)[0])
         # tells pictures of other runs apart

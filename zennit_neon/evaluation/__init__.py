@@ -1,12 +1,18 @@
 """How good are explanations of clusters? Feature flipping for any model, and matching with the masks of objects."""
 
-from .agreement import average_precision, correlation, similarity
-from .comparison import evaluate
-from .matching import Interval, Matching, interval, masks_of, match
-from .objects import match_objects
-from .result import Result
-from .scenes import Scene, Scenes
-from .scores import Scores
+from .flipping.comparison import evaluate
+from .flipping.result import Result
+from .matching import (
+    Interval,
+    Matching,
+    interval,
+    masks_of,
+    match,
+)
+from .objects.benchmark import match_objects
+from .objects.heatmap_scores import average_precision, correlation, similarity
+from .objects.scores import Scores
+from .objects.voc import Scene, Scenes
 
 __all__ = [
     "Interval",

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..validation import at_least
-from .agreement import SCORES
+from ..utils.validation import at_least
+from .objects.heatmap_scores import SCORES
 
 __all__ = ["Interval", "Matching", "interval", "masks_of", "match"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..labels import named
-from ..tabular import write
-from ..validation import whole
+from ..utils.files import write
+from ..utils.labels import named
+from ..utils.validation import whole
 from .highlight import Highlight, page
 
 __all__ = ["DocumentExplanation", "filled"]

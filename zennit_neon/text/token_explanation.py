@@ -18,15 +18,20 @@ from zennit.core import Composite
 from zennit.layer import Sum
 
 from .. import functional
+from ..attributors.closed_form import Question
+from ..attributors.session import plain_session
 from ..composites import Neon
-from ..explanation import asked_of, check_fidelity, labels_of
-from ..routes import Question
-from ..session import plain_session
-from ..validation import whole
+from ..heads.questions import asked_of, check_fidelity, labels_of
+from ..utils.validation import whole
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .token_methods import integrated, linear, rules
-from .token_model import Answer, Batch, Encoder, attributor_of
+from .token_model import (
+    Answer,
+    Batch,
+    Encoder,
+    attributor_of,
+)
 from .word_attributor import NOISE
 
 __all__ = ["TokenExplanation", "TokenMean", "explain_tokens"]

@@ -42,10 +42,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import instance_norm
 from torch.overrides import TorchFunctionMode
 
+from ..attributors.session import session
 from ..composites import Neon
-from ..session import session
-from ..validation import at_least
-from .token_model import Answer, Batch, Encoder, Found, as_array, described
+from ..utils.validation import at_least
+from .token_model import (
+    Answer,
+    Batch,
+    Encoder,
+    Found,
+    as_array,
+    described,
+)
 
 __all__ = ["integrated", "linear", "rules"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..guard import unwrapped
-from ..heads import Head
-from ..routes import Question
-from ..session import Session
-from ..validation import at_least
+from ..attributors.closed_form import Question
+from ..attributors.session import Session
+from ..heads.base import Head
+from ..utils.model_state import unwrapped
+from ..utils.validation import at_least
 from .word_attributor import WordAttributor
 
 __all__ = ["Answer", "Batch", "Encoder", "as_array", "attributor_of", "described"]

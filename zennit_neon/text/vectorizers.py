@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..steps import lookup
+from ..estimators.steps import lookup
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

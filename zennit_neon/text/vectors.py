@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..tabular import listed
+from ..utils.files import listed
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

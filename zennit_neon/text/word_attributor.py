@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..calibration import stiffness
-from ..clusterings import Neuralized, behind, neuralized
-from ..heads import Head
-from ..labels import NOISE, are_labels
-from ..routes import Question
-from ..steps import steps_of
-from ..validation import at_least
+from ..attributors.closed_form import Question
+from ..estimators.clusterings import Neuralized, behind, neuralized
+from ..estimators.steps import steps_of
+from ..heads.base import Head
+from ..heads.calibration import stiffness
+from ..utils.labels import NOISE, are_labels
+from ..utils.validation import at_least
 from .vectorizers import AverageReader, Reader
 from .word_layer import WordLayer
 

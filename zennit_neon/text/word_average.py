@@ -12,8 +12,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from ..tabular import listed
-from ..validation import at_least
+from ..utils.files import listed
+from ..utils.validation import at_least
 from .vectors import WordVectors
 
 if TYPE_CHECKING:

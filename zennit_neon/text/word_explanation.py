@@ -11,14 +11,19 @@ import numpy as np
 import torch
 
 from .. import functional
-from ..explanation import asked_of, check_fidelity, labels_of
-from ..labels import place_of
-from ..routes import Question
-from ..validation import at_least
+from ..attributors.closed_form import Question
+from ..heads.questions import asked_of, check_fidelity, labels_of
+from ..utils.labels import place_of
+from ..utils.validation import at_least
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .plot import top_words
-from .vectorizers import NamesReader, Reader, flat_steps, reader_of
+from .vectorizers import (
+    NamesReader,
+    Reader,
+    flat_steps,
+    reader_of,
+)
 from .word_attributor import NOISE, WordAttributor, of_known
 from .word_average import check_texts
 
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from scipy.sparse import csr_matrix
 
-    from ..fidelity import Fidelity
+    from ..estimators.fidelity import Fidelity
 
 __all__ = ["TextExplanation", "explain_text"]
 

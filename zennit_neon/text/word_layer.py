@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..heads import Head
-from ..layer import UnitNorm
-from ..scored import Centroids
+from ..heads.base import Head
+from ..layer.activations import UnitNorm
+from ..layer.base import Centroids
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ...safe import line
-from ...validation import at_least
+from ...utils.escape import line
+from ...utils.validation import at_least
 from . import html as markup
 from . import terminal
 from .html import number

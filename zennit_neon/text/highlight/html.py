@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from math import isnan
 
-from ...safe import escaped, line, meta
+from ...utils.escape import escaped, line, meta
 
 __all__ = ["AGAINST", "FOR", "LEVELS", "PAGE_STYLE", "STYLE", "article", "body", "head", "key", "number", "page"]
 

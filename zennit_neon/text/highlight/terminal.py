@@ -6,7 +6,7 @@ import re
 import unicodedata
 from math import isnan, nan
 
-from ...safe import safe
+from ...utils.escape import safe
 
 __all__ = ["LEVELS", "marked", "key", "wrapped"]
 

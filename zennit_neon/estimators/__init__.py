@@ -1,0 +1,1 @@
+"""From estimators, Pipelines and labels to heads."""

@@ -1,0 +1,277 @@
+"""Steps of a Pipeline that work column by column: categories, gaps and bent scales on the way to a clustering.
+
+What such a step makes of a column belongs to that column, whatever the step does: relevance of its numbers is summed.
+So a Pipeline whose steps are of this kind first, and affine behind it, is explained exactly, in terms of the columns
+of the table, be they numbers or not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..exceptions import InexactError
+from ..heads.affine import Affine, RowNorm
+from ..utils.sources import holds_text
+from .steps import (
+    Adapters,
+    Block,
+    affine_step,
+    blocks_of,
+    fitted,
+    lookup,
+    side_by_side,
+    steps_of,
+)
+
+__all__ = ["Encoding", "encode"]
+
+Array = np.ndarray[Any, Any]
+Steps = list[Affine | RowNorm]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """Numbers that are made of the columns of a table, each of one column.
+
+    Parameters
+    ----------
+    apply : callable
+        From rows of the table to an array or sparse matrix (N, m), row by row.
+    source : ndarray of int, shape (m,)
+        The column of each number.
+    """
+
+    apply: Callable[[Any], Any]
+    source: Array
+
+    def __call__(self, rows: Any) -> Array:
+        """Numbers (N, m) of rows of the table, float64."""
+        values = self.apply(rows)
+        values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+        if values.ndim != 2 or values.shape[1] != len(self.source):
+            raise InexactError(f"{len(self.source)} numbers a row were expected, got shape {values.shape}")
+        try:
+            return np.ascontiguousarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"X must hold numbers once its columns are encoded: {error}") from None
+
+    def then(self, after: Encoding) -> Encoding:
+        """Apply this first, and ``after`` to what it gives."""
+        return Encoding(functools.partial(_one_after_the_other, self.apply, after.apply), self.source[after.source])
+
+    def pooled(self, relevance: Tensor, width: int) -> Tensor:
+        """Relevance (N, width) of the columns, from that of the numbers (N, m)."""
+        source = torch.from_numpy(self.source).to(relevance.device)
+        return relevance.new_zeros(len(relevance), width).index_add_(1, source, relevance)
+
+
+def encode(pipeline: Any, X: Any) -> tuple[Encoding, Steps] | None:
+    """Write the steps before a clustering as an encoding, column by column, and affine steps behind it.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    X : ndarray or DataFrame, shape (N, d)
+        Points as the pipeline takes them; the first tells the sizes.
+
+    Returns
+    -------
+    encoding, steps
+        Or None where no encoding is needed (all steps are affine, and X holds numbers), or none is possible (a step
+        mixes columns and is not affine).
+
+    Raises
+    ------
+    ValueError
+        If a step is not fitted.
+    """
+    try:
+        steps_of(pipeline)
+        if not holds_text(X):
+            return None
+    except InexactError:
+        pass
+    try:
+        return _chain(pipeline.steps[:-1], X[:1])
+    except InexactError:
+        return None
+
+
+def _identity(rows: Any) -> Encoding:
+    return Encoding(_as_they_are, np.arange(rows.shape[1]))
+
+
+# functions of the module, so that an explanation can be pickled
+
+
+def _as_they_are(rows: Any) -> Any:
+    return rows
+
+
+def _one_after_the_other(first: Callable[[Any], Any], second: Callable[[Any], Any], rows: Any) -> Any:
+    return second(first(rows))
+
+
+def _side_by_side(encodings: Sequence[tuple[Block, Encoding]], rows: Any) -> Array:
+    return np.concatenate([encoding(_chosen(rows, block)) for block, encoding in encodings], axis=1)
+
+
+def _is_affine(step: Any) -> bool:
+    try:
+        affine_step(step)
+    except InexactError:
+        return False
+    return True
+
+
+def _chain(steps: Sequence[tuple[str, Any]], rows: Any) -> tuple[Encoding, Steps]:
+    """Steps one after the other: columns until the last step that is not affine."""
+    inexact = [place for place, (_, step) in enumerate(steps) if not _is_affine(step)]
+    last = inexact[-1] if inexact else 0
+    encoding = _identity(rows)
+    for _, step in steps[:last]:
+        part = _columnwise(step, rows)
+        encoding, rows = encoding.then(part), part.apply(rows)
+    part, behind = _parted(steps[last][1], rows)
+    known = [affine_step(step) for _, step in steps[last + 1 :]]
+    return encoding.then(part), [*behind, *(step for step in known if step is not None)]
+
+
+def _parted(step: Any, rows: Any) -> tuple[Encoding, Steps]:
+    """One step as an encoding and affine steps behind it."""
+    if hasattr(step, "steps"):
+        return _chain(step.steps, rows)
+    if _has_blocks(step):
+        return _blocks(step, rows)
+    if not _is_affine(step):
+        return _columnwise(step, rows), []
+    known = affine_step(step)
+    return _identity(rows), [] if known is None else [known]
+
+
+def _has_blocks(step: Any) -> bool:
+    return lookup(step, {("sklearn", "ColumnTransformer"): bool, ("sklearn", "FeatureUnion"): bool}) is not None
+
+
+def _blocks(step: Any, rows: Any) -> tuple[Encoding, Steps]:
+    """Blocks of columns side by side, each with affine steps of its own behind its encoding."""
+    encodings, parts, size = [], [], 0
+    for block in blocks_of(step):
+        encoding, behind = _parted(block.transformer, _chosen(rows, block))
+        whole = Affine(np.full(len(encoding.source), 1.0))
+        for part in behind:
+            if isinstance(part, RowNorm):
+                raise InexactError(f"{block.name!r} divides some of the features by their norm")
+            whole = whole.then(part)
+        parts.append((whole, np.arange(size, size + whole.in_features), block.weight))
+        encodings.append((block, encoding))
+        size += whole.in_features
+    if not parts:
+        raise InexactError(f"{type(step).__name__} gives no features")
+    return _beside(encodings), [side_by_side(parts, size)]
+
+
+def _beside(encodings: Sequence[tuple[Block, Encoding]]) -> Encoding:
+    """Encodings of some columns each as one of the whole table."""
+    return Encoding(
+        functools.partial(_side_by_side, encodings),
+        np.concatenate([block.columns[encoding.source] for block, encoding in encodings]),
+    )
+
+
+def _chosen(rows: Any, block: Block) -> Any:
+    columns = block.columns[0] if block.single else block.columns
+    return rows.iloc[:, columns] if hasattr(rows, "iloc") else rows[:, columns]
+
+
+def _columnwise(step: Any, rows: Any) -> Encoding:
+    """A step each of whose numbers comes from one column, or ``InexactError``."""
+    sources = lookup(step, _SOURCES)
+    if sources is not None:
+        return Encoding(step.transform, np.asarray(sources(step), dtype=np.int64))
+    if hasattr(step, "steps"):
+        encoding = _identity(rows)
+        for _, inner in step.steps:
+            part = _columnwise(inner, rows)
+            encoding, rows = encoding.then(part), part.apply(rows)
+        return encoding
+    if _has_blocks(step):
+        parts = [(block, _columnwise(block.transformer, _chosen(rows, block))) for block in blocks_of(step)]
+        scaled = any(block.weight != 1 for block, _ in parts)
+        if not parts or scaled:
+            raise InexactError(f"{type(step).__name__} has weights" if scaled else "no features are left")
+        return _beside(parts)
+    if _is_affine(step):
+        known = affine_step(step)
+        if known is None:
+            return _identity(rows)
+        if not isinstance(known, Affine) or not known.diagonal:
+            raise InexactError(f"{type(step).__name__} mixes columns before a step that is not affine")
+        return Encoding(step.transform, np.arange(known.in_features))
+    if np.ndim(rows) == 1 or rows.shape[1] == 1:
+        return Encoding(step.transform, np.zeros(step.transform(rows).shape[1], dtype=np.int64))
+    raise InexactError(f"{type(step).__name__} is neither affine nor known to work column by column")
+
+
+def _each(step: Any) -> Array:
+    return np.arange(fitted(step, "n_features_in_"))
+
+
+def _repeated(counts: Iterable[int]) -> Array:
+    counts = list(counts)
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def _one_hot(step: Any) -> Array:
+    """A number for each category, less those that are dropped or stand together as infrequent."""
+    counts = [len(categories) for categories in fitted(step, "categories_")]
+    for j, rare in enumerate(getattr(step, "infrequent_categories_", [None] * len(counts))):
+        counts[j] -= 0 if rare is None else len(rare) - 1
+        counts[j] -= step.drop_idx_ is not None and step.drop_idx_[j] is not None
+    return _repeated(counts)
+
+
+def _bins(step: Any) -> Array:
+    return _each(step) if step.encode == "ordinal" else _repeated(fitted(step, "n_bins_"))
+
+
+def _splines(step: Any) -> Array:
+    return np.repeat(_each(step), step.n_features_out_ // step.n_features_in_)
+
+
+def _imputer(step: Any) -> Array:
+    """A number for each column that has any value, and those that tell where values were missing."""
+    import pandas
+
+    every, empty = _each(step), pandas.isna(fitted(step, "statistics_"))
+    kept = every if step.keep_empty_features else every[~empty]
+    return kept if step.indicator_ is None else np.concatenate([kept, step.indicator_.features_])
+
+
+def _function(step: Any) -> Array:
+    if step.func is not None and (not isinstance(step.func, np.ufunc) or step.func.nin != 1):
+        raise InexactError(f"FunctionTransformer applies {step.func!r}, which is not a function of numbers of NumPy")
+    return _each(step)
+
+
+_SOURCES: Adapters[Array] = {
+    ("sklearn", "OneHotEncoder"): _one_hot,
+    ("sklearn", "OrdinalEncoder"): _each,
+    ("sklearn", "SimpleImputer"): _imputer,
+    ("sklearn", "PowerTransformer"): _each,
+    ("sklearn", "QuantileTransformer"): _each,
+    ("sklearn", "KBinsDiscretizer"): _bins,
+    ("sklearn", "SplineTransformer"): _splines,
+    ("sklearn", "FunctionTransformer"): _function,
+    ("sklearn", "Binarizer"): _each,
+    ("sklearn", "MinMaxScaler"): _each,
+    ("sklearn", "MaxAbsScaler"): _each,
+    ("sklearn", "SelectorMixin"): lambda step: np.flatnonzero(step.get_support()),
+}
