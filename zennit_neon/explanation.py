@@ -355,8 +355,9 @@ class Explanation:
     def competitors(self) -> Any:
         """Relevance that flowed through each competitor, (N, K) or (N, K, ...) (:math:`R_{ck}` of Eq. 2, paper 1).
 
-        In the order of ``labels``. Sums to evidence; 0 at the explained cluster itself. Computed anew at each call,
-        from X as it is then; through a model, from the scores at its head, which are kept.
+        In the order of ``labels``. Sums to evidence, unless soft pools dissipate (then that of neurons with the
+        constant of the pool, which :meth:`through` leaves out); 0 at the explained cluster itself. Computed anew at
+        each call, from X as it is then; through a model, from the scores at its head, which are kept.
         """
         return self._route.table.plain(self._without_noise(self._route.shares(self._question, self._asked)))
 
