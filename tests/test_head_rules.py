@@ -202,3 +202,21 @@ def test_what_is_refused(parts):
     with pytest.raises(ValueError, match="is a NeuralizedHierarchy"):
         neon.explain(tree, parts[2], composite=Neon(head_rule=ZPlus()))
     assert NeonVGG(-1.0, 1.0, head_rule=ZPlus()).replaced(2.0).head_rule is not None
+
+
+def test_bounds_are_those_of_features(parts, explicit):
+    """Points come grouped by cluster, so bounds cannot be those of points; (1, d, 1, 1) is (1, d)."""
+    mu, x = np.concatenate(parts[0]), torch.tensor(parts[2])
+    head = neon.NeuralizedKMeans(mu, beta=BETA, explicit=explicit)
+    low, high = -torch.arange(5.0)[None], torch.arange(5.0)[None] + 1
+    found = neon.explain(head, x, composite=Neon(head_rule=ZBox(low, high)))
+    maps = Neon(head_rule=ZBox(low[..., None, None], high[..., None, None]))
+    assert torch.equal(neon.explain(head, x, composite=maps).relevance, found.relevance)
+    with ClusterGradient(head, maps) as attributor:
+        _, relevance = attributor(x[..., None, None])
+    assert torch.allclose(relevance.sum(1)[..., 0, 0], found.relevance)
+    for wrong in (ZBox(x - 1, x + 1), ZBox(low[0], high[0]), ZBox(low[:, :4], high[:, :4])):
+        with pytest.raises(
+            ValueError, match=r"bounds of ZBox as head_rule must be numbers or tensors of shape \(1, 5\)"
+        ):
+            neon.explain(head, x, composite=Neon(head_rule=wrong))

@@ -207,6 +207,9 @@ def test_neighbours_of_some_points_stand_for_all(monkeypatch):
         ({"share": 1.0}, r"share must be between 0 and 1, got 1\.0"),
         ({"share": 0.1}, r"share=0\.1 is exceeded by any gamma"),
         ({"X": np.zeros((5, 2))}, "X must have different points"),
+        ({"rule": "neighbours", "n_clusters": 2}, "n_clusters must be larger: 4 nearest neighbours of 7 have more"),
+        ({"share": "half"}, "share must be a number between 0 and 1, got 'half'"),
+        ({"X": [[1e-200], [2e-200]]}, "gamma would be inf, since X has numbers near"),
     ],
 )
 def test_what_gamma_refuses(arguments, message):
@@ -214,3 +217,26 @@ def test_what_gamma_refuses(arguments, message):
         kernel_gamma(**{"X": np.arange(16.0).reshape(8, 2), **arguments})
     with pytest.raises(ValueError, match="gamma must be a number above 0 or one of"):
         KernelKMeans(2, gamma="scott").fit(np.arange(16.0).reshape(8, 2))
+
+
+@pytest.mark.parametrize("rule", ["self-similarity", "neighbours"])
+@pytest.mark.parametrize("scale", [2.0**-300, 2.0**300])
+def test_gamma_in_any_unit(rule, scale):
+    X = make_moons(60, random_state=0)[0]
+    expected = kernel_gamma(X, rule, n_clusters=5)
+    assert kernel_gamma(X * scale, rule, n_clusters=5) * scale**2 == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rule", ["self-similarity", "neighbours"])
+def test_rounding_does_not_part_equal_points(rule):
+    """With each point four times the share is out of reach; gamma belongs to the distances of different points."""
+    X = np.repeat(np.random.default_rng(0).normal(size=(5, 2)), 4, axis=0)
+    nearest = min(((a - b) ** 2).sum() for a in X for b in X if (a != b).any())
+    assert kernel_gamma(X, rule, n_clusters=20) == pytest.approx(1e3 / nearest)
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_clusters_that_stay_empty():
+    X = np.repeat(np.random.default_rng(0).normal(size=(5, 2)), 4, axis=0)
+    with pytest.raises(ValueError, match="are empty: X has 5 different points for n_clusters=19"):
+        KernelKMeans(19, gamma=1.0, random_state=0).fit(X)

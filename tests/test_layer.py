@@ -176,7 +176,8 @@ def test_clipped_relu():
     layer, x = ClippedReLU(), torch.tensor([-3.0, 0.0, 0.25, 1.0, 5.0], requires_grad=True)
     assert layer(x).tolist() == [0.0, 0.0, 0.25, 1.0, 2.0]
     (slope,) = torch.autograd.grad(layer(x).sum(), x)
-    assert slope[[0, 2, 4]].tolist() == [0.0, 1.0, 0.25]
+    assert slope[[0, 2, 3, 4]].tolist() == [0.0, 1.0, 1.0, 0.25]
+    assert layer(torch.tensor([-torch.inf, torch.inf])).tolist() == [0.0, torch.inf]
     assert isinstance(layer, Activation)
     assert isinstance(layer, nn.Module)
     assert repr(layer) == "ClippedReLU()"

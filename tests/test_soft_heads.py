@@ -291,3 +291,50 @@ def test_pruned_heads_stay_soft(parts):
     assert pruned.head.soft
     difference = (pruned.head(torch.tensor(X[:1])) - head(torch.tensor(X[:1]))).abs().max()
     assert 0 < float(difference) <= float(pruned.evidence_error[0]) + 1e-12
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_competitors_that_tie_far_away_share(kind):
+    """Scores that are large leave no digits for the logarithm of 2; shares sum to 1 nevertheless."""
+    head = neon.NeuralizedKMeans(torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 6.0]], dtype=kind), soft=True, beta=1e6)
+    found = neon.explain(head, torch.tensor([[1.0, 1e6]], dtype=kind))
+    assert torch.allclose(found.relevance.sum(1), found.evidence, rtol=1e-5)
+    assert torch.allclose(
+        found.relevance, neon.explain(head, head.centroids.new_tensor([[1.0, 1e6]]), competitor=0).relevance
+    )
+
+
+@pytest.mark.parametrize("beta", [1e-12, 1e-6, 0.1])
+def test_conserves_where_all_clusters_are_alike(parts, explicit, beta):
+    mu, X = np.concatenate(parts[0]), parts[2]
+    head = neon.NeuralizedKMeans(mu, soft=True, conserve=True, beta=beta, explicit=explicit)
+    for composite in (None, Neon()):
+        found = neon.explain(head, X, composite=composite)
+        assert np.allclose(found.relevance.sum(1), found.evidence, rtol=1e-9)
+
+
+@pytest.mark.parametrize("composite", [None, Neon()], ids=["direct", "rules"])
+def test_conserves_on_a_boundary(explicit, composite):
+    """The nearest competitor is at 0 and passes nothing on, so the other one passes all."""
+    head = neon.NeuralizedKMeans(
+        [[0.0, 0.0], [2.0, 0.0], [1.0, 6.0]], soft=True, conserve=True, beta=0.1, explicit=explicit
+    )
+    found = neon.explain(head, np.array([[1.0, 2.0]]), composite=composite)
+    assert found.relevance.sum() == pytest.approx(found.evidence.item())
+    other = neon.explain(head, np.array([[1.0, 2.0]]), competitor=2)
+    assert np.allclose(found.relevance / found.evidence, other.relevance / other.evidence)
+
+
+def test_flags_are_true_or_false(parts):
+    for wrong in ({"soft": "yes"}, {"soft": 1}, {"soft": True, "conserve": "no"}):
+        with pytest.raises(TypeError, match="must be True or False"):
+            neon.NeuralizedKMeans(parts[0][1], beta=1.0, **wrong)
+    with pytest.raises(TypeError, match="soft must be True or False"):
+        neon.neuralize(parts[0][1], soft="yes")
+    assert "conserve=True" in repr(neon.NeuralizedKMeans(parts[0][1], beta=1.0, soft=True, conserve=True))
+
+
+def test_a_stiffness_of_eq_3_is_not_that_of_a_soft_clustering(parts):
+    head = neon.neuralize(parts[0][1]).calibrate(parts[2])
+    assert neon.neuralize(head, soft=True).beta is None
+    assert neon.neuralize(head, soft=True, beta=2.0).beta == 2.0

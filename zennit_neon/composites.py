@@ -14,9 +14,9 @@ from zennit.torchvision import VGGCanonizer
 from zennit.types import Convolution, MaxPool
 
 from .heads.base import Head
-from .heads.rules import check_head_rule, refuse_head_rule
 from .instrumentation.examination import refuse
 from .instrumentation.registration import complete, refuse_others
+from .layer.linear_rules import check_head_rule, refuse_head_rule
 from .layer.support import LogMeanExpPool
 from .rules import (
     ClosedForm,

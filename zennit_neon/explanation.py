@@ -290,7 +290,9 @@ class Explanation:
         1 to rounding where nothing is dissipated (``conserves``); through a model, what its rules have kept. NaN for
         noise, and where evidence is 0.
         """
-        relevance = torch.as_tensor(self.relevance if isinstance(self.relevance, Tensor) else _array(self.relevance))
+        relevance = torch.as_tensor(
+            self.relevance if isinstance(self.relevance, Tensor) else as_array(self.relevance, "values")
+        )
         evidence = torch.as_tensor(self.evidence).cpu().double()
         sums = relevance.flatten(1) if evidence.ndim == 1 else relevance.movedim(1, -1)
         share = sums.sum(-1, dtype=torch.float64).cpu() / torch.where(evidence == 0, torch.nan, evidence)
@@ -301,8 +303,9 @@ class Explanation:
     def competitors(self) -> Any:
         """Relevance that flowed through each competitor, (N, K) or (N, K, ...) (:math:`R_{ck}` of Eq. 2, paper 1).
 
-        In the order of ``labels``. Sums to evidence; 0 at the explained cluster itself. Computed anew at each call,
-        from X as it is then; through a model, from the scores at its head, which are kept.
+        In the order of ``labels``. Sums to evidence, unless soft pools dissipate (then that of neurons with the
+        constant of the pool, which :meth:`through` leaves out); 0 at the explained cluster itself. Computed anew at
+        each call, from X as it is then; through a model, from the scores at its head, which are kept.
         """
         return self._route.table.plain(self._without_noise(self._route.shares(self._question, self._asked)))
 
@@ -345,7 +348,10 @@ class Explanation:
 
         relevance, _ = self._rows()
         frame = pandas.DataFrame(relevance, index=self._route.table.index, columns=self._columns(relevance.shape[1]))
-        for name, values in (("evidence", _array(self.evidence).ravel()), ("cluster", _array(self.cluster).ravel())):
+        for name, values in (
+            ("evidence", as_array(self.evidence, "values").ravel()),
+            ("cluster", as_array(self.cluster, "values").ravel()),
+        ):
             while name in frame.columns:
                 name += "_"
             frame.insert(0, name, values)
@@ -359,7 +365,7 @@ class Explanation:
         import shap
 
         relevance, cluster = self._rows()
-        data = _array(self.data)
+        data = as_array(self.data, "values")
         if relevance.shape != data.shape:
             data = np.moveaxis(data, 1, -1).reshape(relevance.shape)
         kept = cluster != NOISE
@@ -372,7 +378,7 @@ class Explanation:
 
     def _rows(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Relevance (M, d) and position of the cluster (M,), one row a point."""
-        relevance, cluster = _array(self.relevance), self._own.numpy()
+        relevance, cluster = as_array(self.relevance, "values"), self._own.numpy()
         if cluster.ndim > 1:
             relevance = np.moveaxis(relevance, 1, -1)
         width = int(np.prod(relevance.shape[cluster.ndim :]))
@@ -382,10 +388,6 @@ class Explanation:
         if self.feature_names is not None and len(self.feature_names) == width:
             return self.feature_names
         return [f"x{i}" for i in range(width)]
-
-
-def _array(values: Any) -> Array:
-    return as_array(values, "values")
 
 
 def _names(names: Sequence[str] | None, table: Table, head: Head, is_trunk: bool) -> list[str] | None:

@@ -16,6 +16,7 @@ from zennit.core import Hook
 
 from . import functional
 from .functional.soft import conserved_min_take_most, soft_min_take_most
+from .layer.linear_rules import for_points
 from .layer.support import LogMeanExpPool, SupportContrast
 from .utils.model_state import exact
 
@@ -370,7 +371,7 @@ def _detected(
     layer.bias = nn.Parameter(bias[unit] - bias[others] + shift, requires_grad=False)
     if linear is None:
         return points * (functional.quotient(pairs, layer(points)) @ layer.weight)
-    handles = (hook := linear.copy()).register(layer)
+    handles = (hook := for_points(linear, points.shape[1])).register(layer)
     try:
         with torch.enable_grad():
             x = points.detach().requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,11 @@ def kernel_gamma(
         If X has no different points, no such rule is known, ``n_clusters`` is missing or out of range, ``share`` is not
         between 0 and 1 or so small that all gammas have more, or there are more points than distances can be kept of.
 
+    Notes
+    -----
+    Where many points are equal the share may be out of reach. The gamma is then one for which different points have
+    no similarity.
+
     Examples
     --------
     >>> X = [[0.0], [1.0], [3.0]]
@@ -70,17 +76,45 @@ def kernel_gamma(
     if rule not in RULES:
         raise ValueError(f"rule must be one of {list(RULES)}, got {rule!r}")
     share = RULES[rule] if share is None else share
+    if isinstance(share, bool) or not isinstance(share, Real):
+        raise ValueError(f"share must be a number between 0 and 1, got {share!r}")
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share!r}")
+    if n_clusters is not None and (isinstance(n_clusters, bool) or not isinstance(n_clusters, Integral)):
+        raise TypeError(f"n_clusters must be a whole number, got {n_clusters!r}")
     if n_clusters is not None and not 1 <= n_clusters <= len(X):
         raise ValueError(f"n_clusters must be from 1 to the {len(X)} points of X, got {n_clusters!r}")
     random = check_random_state(random_state)
-    X = X - X.mean(0)  # distances of points far from zero would lose digits
+    unit = _unit(X)
+    X = X / unit
+    X -= X.mean(0)  # distances of points far from zero would lose digits
+    spread = _unit(X)
+    X /= spread  # and squares of small and large numbers all of them
     if rule == "self-similarity":
-        return _self_similarity(X, n_clusters, share, random)
-    if n_clusters is None:
+        gamma = _self_similarity(X, n_clusters, share, random)
+    elif n_clusters is None:
         raise ValueError("n_clusters must be given for the rule 'neighbours': N / n_clusters of them count as near")
-    return _neighbours(X, max(1, round(len(X) / n_clusters)), share, random)
+    else:
+        gamma = _neighbours(X, max(1, round(len(X) / n_clusters)), share, random)
+    gamma = gamma / unit / unit / spread / spread
+    if not 0 < gamma < np.inf:
+        raise ValueError(f"gamma would be {gamma:g}, since X has numbers near {unit:g}: scale the features")
+    return gamma
+
+
+def _unit(X: Array) -> float:
+    """A power of 2 as large as the numbers of X, by which they can be divided without rounding."""
+    return float(np.ldexp(1.0, int(np.frexp(np.abs(X).max())[1]) - 1))
+
+
+def _squared_distances(points: Array, others: Array) -> Array:
+    """Squared distances (M, N), of which also small ones are exact: equal points have 0."""
+    squared: Array = euclidean_distances(points, others, squared=True)
+    norms = (others * others).sum(1)
+    for row, point in zip(squared, points, strict=True):
+        near = row <= 1e-6 * (norms + point @ point)
+        row[near] = ((others[near] - point) ** 2).sum(1)
+    return squared
 
 
 def _self_similarity(X: Array, n_clusters: int | None, share: float, random: Any) -> float:
@@ -89,8 +123,7 @@ def _self_similarity(X: Array, n_clusters: int | None, share: float, random: Any
         X = KMeans(10 * n_clusters, n_init=1, random_state=random).fit(X).cluster_centers_
     if len(X) ** 2 > NUMBERS:
         raise ValueError(f"n_clusters must be given for {len(X)} points, of which 10 a cluster then stand for all")
-    squared = euclidean_distances(X, squared=True)
-    np.fill_diagonal(squared, 0)
+    squared = _squared_distances(X, X)
     return _solved(squared, lambda gamma: len(X) / float(np.exp(-gamma * squared).sum()), share)
 
 
@@ -98,9 +131,14 @@ def _neighbours(X: Array, count: int, share: float, random: Any) -> float:
     """The rule of Section 5.2."""
     if count >= len(X) - 1:
         raise ValueError(f"n_clusters must be larger: {count} neighbours are all of the {len(X)} points")
+    if count / (len(X) - 1) >= share:
+        raise ValueError(
+            f"n_clusters must be larger: {count} nearest neighbours of {len(X) - 1} have more than a share of "
+            f"{share:g} for any gamma; or give share= to kernel_gamma, and what it returns as gamma"
+        )
     most = max(1, min(ROWS, NUMBERS // len(X)))
     rows = np.arange(len(X)) if len(X) <= most else random.choice(len(X), most, replace=False)
-    squared = euclidean_distances(X[rows], X, squared=True)
+    squared = _squared_distances(X[rows], X)
     squared[np.arange(len(rows)), rows] = -1  # the first of each row, to be left out
     squared = np.partition(squared, [0, count], axis=1)[:, 1:].clip(min=0)
     nearest = squared.min()

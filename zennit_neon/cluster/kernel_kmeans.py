@@ -132,6 +132,11 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         assert best is not None
         self.inertia_, self.labels_, self.n_iter_, self.converged_ = best
         members = [X[self.labels_ == k] for k in range(self.n_clusters)]
+        if empty := [k for k, part in enumerate(members) if not len(part)]:
+            raise ValueError(
+                f"clusters {empty} are empty: X has {len(np.unique(X, axis=0))} different points for "
+                f"n_clusters={self.n_clusters}"
+            )
         self._support(members, [np.ones(len(part)) for part in members])
         return self
 

@@ -141,10 +141,13 @@ def neuralize(
 
 
 def _stiffened(head: Head, soft: bool, beta: float | None) -> Head:
-    """The same clustering with soft evidence, or another stiffness."""
+    """The same clustering with soft evidence, or another stiffness.
+
+    A head that becomes soft does not keep its stiffness, which is that of min-take-most.
+    """
     if beta is None and (not soft or head.soft):
         return head
-    changes: dict[str, Any] = {} if beta is None else {"beta": beta}
+    changes: dict[str, Any] = {} if beta is None and not soft else {"beta": beta}
     if soft and "soft" not in head.arguments():
         instead = {
             "NeuralizedSoftmax": "NeuralizedSoftmax(linear, threshold=0.5) explains the probability of a cluster layer",
@@ -156,7 +159,7 @@ def _stiffened(head: Head, soft: bool, beta: float | None) -> Head:
             f"soft=True is for clusterings that compare distances to all clusters, got one that becomes a {name}; "
             f"{instead.get(name, 'leave soft out')}"
         )
-    return head.rebuilt(**changes, **({"soft": True} if soft else {}))
+    return head.rebuilt(**changes, **({"soft": soft} if soft else {}))
 
 
 neuralize.register = to_head.register  # type: ignore[attr-defined]

@@ -198,6 +198,8 @@ class Contest(NamedTuple):
     pooled: Tensor
     #: (M, 1) int64: the explained cluster.
     cluster: Tensor
+    #: (M, 1): of soft pools, score of the explained cluster minus that of the nearest; of hard ones that is ``pooled``.
+    margin: Tensor | None = None
 
 
 def contest(scores: Tensor, cluster: Tensor | None = None) -> Contest:
@@ -236,7 +238,7 @@ def coefficients(contest: Contest, beta: float, relevance: Tensor | None = None)
     Tensor, shape (M, K)
         Rows sum to zero.
     """
-    excess, pooled, cluster = contest
+    excess, pooled, cluster, _ = contest
     behind = excess.scatter(1, cluster, 0) if excess.requires_grad else excess  # infinity has no gradient
     # on the boundary f = h = 0 for the nearest competitor: a number that is next to nothing gives the limit
     safe = torch.where(pooled == 0, torch.finfo(pooled.dtype).tiny, pooled)

@@ -57,14 +57,15 @@ def soft_evidence(scores: Tensor, shift: float = 0.0) -> Tensor:
 
 
 def soft_contest(scores: Tensor, cluster: Tensor | None = None, shift: float = 0.0) -> Contest:
-    """As :func:`contest`, for the pool of :func:`soft_evidence`: ``excess`` is the logarithm of the shares."""
+    """As :func:`contest`, for the pool of :func:`soft_evidence`: shares are the softmax of ``excess``."""
     if cluster is None:
         cluster = scores.argmax(1)
     cluster = cluster[:, None]
     own = scores.gather(1, cluster)
     others = scores.scatter(1, cluster, -math.inf)
-    total = others.logsumexp(1, keepdim=True)
-    return Contest(others - total, own - total + shift, cluster)
+    nearest = others.amax(1, keepdim=True)
+    excess, margin = others - nearest, own - nearest  # small numbers, of which scores far from 0 leave the digits
+    return Contest(excess, margin - excess.logsumexp(1, keepdim=True) + shift, cluster, margin)
 
 
 def soft_coefficients(contest: Contest, relevance: Tensor | None = None) -> Tensor:
@@ -86,8 +87,8 @@ def soft_coefficients(contest: Contest, relevance: Tensor | None = None) -> Tens
     Tensor, shape (M, K)
         Rows sum to zero.
     """
-    excess, pooled, cluster = contest
-    passed = excess.exp()
+    excess, pooled, cluster, _ = contest
+    passed = excess.softmax(1)
     if relevance is not None:
         passed = passed * quotient(relevance[:, None], pooled)
     return passed.scatter(1, cluster, -passed.sum(1, keepdim=True))
@@ -121,8 +122,8 @@ def conserved_coefficients(contest: Contest, relevance: Tensor | None = None) ->
               h_k = z_c - z_k
 
     A neuron that is next to off (:func:`zennit_neon.functional.min_take_most`) hands its share to the nearest
-    competitor. Where the nearest competitor itself is at 0, its quotient grows without bound: relevance still sums to
-    evidence, but large parts of both signs cancel.
+    competitor. Where the nearest competitor itself comes near 0, its quotient grows without bound: relevance still sums
+    to evidence, but large parts of both signs cancel. At 0 it passes nothing on, and the others share what it had.
 
     Parameters
     ----------
@@ -136,10 +137,15 @@ def conserved_coefficients(contest: Contest, relevance: Tensor | None = None) ->
     Tensor, shape (M, K)
         Rows sum to zero.
     """
-    excess, pooled, cluster = contest
-    nearest = excess.amax(1, keepdim=True)
-    hard = Contest(excess - nearest, pooled - nearest, cluster)
-    return coefficients(hard, 1.0, pooled[:, 0] if relevance is None else relevance)
+    excess, pooled, cluster, margin = contest
+    assert margin is not None
+    dead = (margin == 0) & (excess == 0)
+    alive = excess.masked_fill(dead, -math.inf)
+    next_best = alive.amax(1, keepdim=True)
+    skipped = dead.any(1, keepdim=True) & (next_best > -math.inf)
+    excess = torch.where(skipped, alive - next_best, excess)
+    margin = torch.where(skipped, margin - next_best, margin)
+    return coefficients(Contest(excess, margin, cluster), 1.0, pooled[:, 0] if relevance is None else relevance)
 
 
 def conserved_min_take_most(contrasts: Tensor, relevance: Tensor) -> Tensor:
@@ -157,6 +163,8 @@ def conserved_min_take_most(contrasts: Tensor, relevance: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (N, C, K - 1, ...)
-        Sums over dimension 2 to ``relevance``.
+        Sums over dimension 2 to ``relevance``. On a boundary, where the smallest is 0, that has no share: it could not
+        pass it on.
     """
-    return min_take_most(contrasts, relevance, 1.0)
+    dead = (contrasts == 0) & (contrasts.amin(2, keepdim=True) == 0) & (contrasts != 0).any(2, keepdim=True)
+    return min_take_most(contrasts.masked_fill(dead, math.inf), relevance, 1.0)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from zennit.core import Hook, Identity
@@ -251,6 +252,9 @@ def _has_rules_above(node: Any, most: int = 64) -> bool:
 
 def check_soft(beta: Any, soft: bool, conserve: bool) -> float | None:
     """The stiffness of a head, or None; ``ValueError`` if it does not fit the way in which the head pools."""
+    for name, value in (("soft", soft), ("conserve", conserve)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
     beta = check_beta(beta)
     if soft and beta is not None and (beta == 0 or beta == float("inf")):
         raise ValueError(f"beta must be the stiffness of the soft clustering, above 0 and finite, got {beta}")
@@ -372,5 +376,5 @@ class NeuralizedKMeans(Head):
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
-        soft = ", soft=True" if self.soft else ""
+        soft = f", soft=True{', conserve=True' if self.evidence_layer.conserve else ''}" if self.soft else ""
         return f"n_clusters={self.n_clusters}, n_features={self.n_features}, beta={self.beta}{soft}"

@@ -166,9 +166,10 @@ class NeuralizedKernelKMeans(Head):
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
+        soft = f", soft=True{', conserve=True' if self.evidence.conserve else ''}" if self.soft else ""
         return (
             f"n_clusters={self.n_clusters}, support={len(self.support)}, n_features={self.n_features}, "
-            f"gamma={self.gamma:g}, beta={self.beta}{', soft=True' if self.soft else ''}"
+            f"gamma={self.gamma:g}, beta={self.beta}{soft}"
         )
 
     def _check_different(self) -> None:

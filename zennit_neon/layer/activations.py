@@ -98,4 +98,4 @@ class ClippedReLU(nn.ReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations, shaped like ``x``."""
-        return x.clamp(min=0) - 0.75 * (x - 1).clamp(min=0)
+        return torch.where(x > 1, 0.25 * x + 0.75, x.clamp(min=0))
