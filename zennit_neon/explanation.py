@@ -348,10 +348,8 @@ class Explanation:
 
         relevance, _ = self._rows()
         frame = pandas.DataFrame(relevance, index=self._route.table.index, columns=self._columns(relevance.shape[1]))
-        for name, values in (
-            ("evidence", as_array(self.evidence, "values").ravel()),
-            ("cluster", as_array(self.cluster, "values").ravel()),
-        ):
+        for name in ("evidence", "cluster"):
+            values = as_array(getattr(self, name), name).ravel()
             while name in frame.columns:
                 name += "_"
             frame.insert(0, name, values)
