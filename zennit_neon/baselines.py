@@ -117,10 +117,9 @@ def attribute(method: str | Callable[..., Any], setting: Setting, x: Tensor, clu
 def _tensor(found: Any, method: Any) -> Tensor:
     """What a callable returns, or ``TypeError``."""
     try:
-        values = found if isinstance(found, Tensor) else torch.as_tensor(np.array(found))
+        return (found if isinstance(found, Tensor) else torch.as_tensor(np.array(found))).detach()
     except (TypeError, ValueError):
         raise TypeError(f"{method} must give relevance as an array or a tensor, got {type(found).__name__}") from None
-    return values.detach()
 
 
 def _random(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
