@@ -116,6 +116,24 @@ def test_cargo_has_so_many_points_in_the_order_of_the_file(tmp_path, rng):
     known = [c for c in whole.columns if not c.startswith("i3")]  # without gaps: rows of the file as they are
     places = [(whole[known] == row).all(axis=1).idxmax() for _, row in some[known].iterrows()]
     assert places == sorted(set(places))
+    np.testing.assert_array_equal(some.to_numpy(), whole.iloc[places].to_numpy())
+
+
+def test_cargo_with_few_points_may_lack_a_leg(tmp_path, rng):
+    frame = _cargo(tmp_path, 60, rng)
+    frame["i3_hops"] = ["?"] * 59 + [4]
+    frame.to_csv(tmp_path / "uci" / "c2k_data_comma.csv", index=False)
+    assert (datasets.c2000(tmp_path, 3).i3_hops == 4).all()
+    frame.replace("?", " ?").to_csv(tmp_path / "uci" / "c2k_data_comma.csv", index=False)
+    assert (datasets.c2000(tmp_path, 3).i3_hops == 4).all()
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"points must be at least 1, got {wrong}"):
+            datasets.c2000(tmp_path, wrong)
+    frame.drop(columns="i2_hops").to_csv(tmp_path / "uci" / "c2k_data_comma.csv", index=False)
+    with pytest.raises(
+        ValueError, match="the file of c2000 must have 68 columns like i1_rcs_p or o_hops, got 67 of 97"
+    ):
+        datasets.c2000(tmp_path)
 
 
 def test_seeds_and_water(tmp_path, rng):
@@ -151,6 +169,9 @@ def test_what_is_not_there_is_told(tmp_path, monkeypatch, name):
     monkeypatch.delenv("ZENNIT_NEON_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="folder must be given, or named by ZENNIT_NEON_DATA"):
         load()
+    monkeypatch.setenv("ZENNIT_NEON_DATA", "")
+    with pytest.raises(FileNotFoundError, match="folder must be given, or named by ZENNIT_NEON_DATA"):
+        load()
     monkeypatch.setenv("ZENNIT_NEON_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="there is no"):
         load()
@@ -170,6 +191,14 @@ def test_text_is_refused(tmp_path, rng):
     frame.loc[2, "Nature"] = "many"
     frame.to_csv(tmp_path / "uci" / "buddymove_holidayiq.csv")
     with pytest.raises(ValueError, match="column 'Nature' must have numbers, got"):
+        datasets.buddy(tmp_path)
+
+
+def test_infinite_values_are_refused(tmp_path, rng):
+    frame = _write(tmp_path, "buddy", rng)
+    frame.loc[2, "Nature"] = np.inf
+    frame.to_csv(tmp_path / "uci" / "buddymove_holidayiq.csv")
+    with pytest.raises(ValueError, match="column 'Nature' must have finite numbers"):
         datasets.buddy(tmp_path)
 
 

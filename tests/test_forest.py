@@ -132,3 +132,11 @@ def test_says_what_to_install(case, monkeypatch):
     monkeypatch.setitem(sys.modules, "shap", None)
     with pytest.raises(ImportError, match=r"forest_shap needs the package shap: pip install 'zennit-neon\[shap\]'"):
         forest_shap(points, labels, points, labels)
+
+
+def test_points_that_do_not_fit_are_refused():
+    data, labels = torch.eye(4, dtype=torch.float64), torch.tensor([0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"data must be points \(M, 2\) like those explained, got \(4, 4\)"):
+        forest_shap(data, labels, data[:, :2], labels)
+    with pytest.raises(ValueError, match="forest_shap needs finite points"):
+        forest_shap(data * torch.nan, labels, data, labels)

@@ -195,3 +195,9 @@ def test_refusals(score):
 
 def test_every_score_has_a_title():
     assert TITLES.keys() == SCORES.keys()
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_masks_with_nan_are_refused(score):
+    with pytest.raises(ValueError, match="masks must not have NaN"):
+        SCORES[score](torch.ones(1, 2, 2), torch.full((1, 2, 2), torch.nan))

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from zennit.attribution import Attributor
 from zennit.core import Composite
 
-from .attributors.session import (
-    Session,
-    has_neon,
-    only_head,
-    session,
-    total,
-)
+from .attributors.session import Session, has_neon, only_head, session, total
 from .caching.rules import UnknownRuleError, sharing
 from .composites import Neon
 from .heads.base import Head

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -100,7 +101,8 @@ def attribute(method: str | Callable[..., Any], setting: Setting, x: Tensor, clu
     """
     if callable(method):
         with torch.enable_grad():
-            found = torch.as_tensor(method(setting.model, x, cluster)).detach()
+            # what it does to its points is its own: others see them as they are
+            found = _tensor(method(setting.model, x.clone(), cluster.clone()), method)
     elif method in METHODS:
         found = METHODS[method](setting, x, cluster).detach()
     else:
@@ -110,6 +112,14 @@ def attribute(method: str | Callable[..., Any], setting: Setting, x: Tensor, clu
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{method} must give finite relevance")
     return found.to(x)
+
+
+def _tensor(found: Any, method: Any) -> Tensor:
+    """What a callable returns, or ``TypeError``."""
+    try:
+        return (found if isinstance(found, Tensor) else torch.as_tensor(np.array(found))).detach()
+    except (TypeError, ValueError):
+        raise TypeError(f"{method} must give relevance as an array or a tensor, got {type(found).__name__}") from None
 
 
 def _random(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
@@ -317,8 +327,6 @@ def _shap_kernel(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
 
 def _by_shap(values: Callable[..., Any], setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
     """What an explainer of SHAP finds for the evidence of each cluster."""
-    import numpy as np
-
     if x.ndim != 2:
         raise ValueError(f"shap needs points (N, d), got {tuple(x.shape)}")
     some = setting.data[torch.randperm(len(setting.data), generator=setting.generator)[:100]].numpy()

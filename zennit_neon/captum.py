@@ -14,19 +14,8 @@ from zennit.core import Composite
 
 from . import functional
 from .attributors.closed_form import Closed, Question
-from .attributors.session import (
-    Session,
-    plain_session,
-    session,
-    total,
-)
-from .attributors.targets import (
-    as_parts,
-    chosen,
-    columns_of,
-    explained,
-    missing,
-)
+from .attributors.session import Session, plain_session, session, total
+from .attributors.targets import as_parts, chosen, columns_of, explained, missing
 from .attributors.through_model import Trunk
 from .composites import Neon
 from .estimators.clusterings import neuralize

@@ -18,24 +18,8 @@ from .instrumentation.examination import refuse
 from .instrumentation.registration import complete, refuse_others
 from .layer.linear_rules import check_head_rule, refuse_head_rule
 from .layer.support import LogMeanExpPool
-from .rules import (
-    ClosedForm,
-    Detection,
-    Dissipate,
-    MaxTakeMost,
-    Midpoint,
-    MinTakeMost,
-    SoftTakeMost,
-)
-from .types import (
-    Contrast,
-    Evidence,
-    Logits,
-    Minimum,
-    NeonLayer,
-    Normalization,
-    SoftMinimum,
-)
+from .rules import ClosedForm, Detection, Dissipate, MaxTakeMost, Midpoint, MinTakeMost, SoftTakeMost
+from .types import Contrast, Evidence, Logits, Minimum, NeonLayer, Normalization, SoftMinimum
 from .utils.model_state import Snapshot, say
 from .utils.validation import at_least
 

@@ -43,7 +43,7 @@ def forest_shap(data: Tensor, labels: Tensor, x: Tensor, cluster: Tensor, random
     Raises
     ------
     ValueError
-        If points are not (N, d), or a cluster that is to be explained has no points to learn from.
+        If points are not finite, or not (N, d), or a cluster that is to be explained has no points to learn from.
     ModuleNotFoundError
         If ``shap`` is not installed.
 
@@ -59,6 +59,10 @@ def forest_shap(data: Tensor, labels: Tensor, x: Tensor, cluster: Tensor, random
 
     if x.ndim != 2:
         raise ValueError(f"forest_shap needs points (N, d), got {tuple(x.shape)}")
+    if data.ndim != 2 or data.shape[1] != x.shape[1]:
+        raise ValueError(f"data must be points (M, {x.shape[1]}) like those explained, got {tuple(data.shape)}")
+    if not bool(torch.isfinite(data).all()) or not bool(torch.isfinite(x).all()):
+        raise ValueError("forest_shap needs finite points")
     unknown = sorted(set(cluster.tolist()) - set(labels.tolist()))
     if unknown:
         raise ValueError(f"forest_shap learns clusters from data, which must have points of cluster {unknown[0]}")

@@ -17,18 +17,8 @@ from .composites import Neon, NeonVGG
 from .exceptions import TooFewClustersError
 from .heads.base import NeuralizedKMeans
 from .layer.activations import UnitNorm
-from .layout import (
-    FeaturesFirst,
-    axis_of,
-    checked_layout,
-    followed,
-)
-from .network import (
-    Network,
-    load_vgg16,
-    outputs_of,
-    too_small,
-)
+from .layout import FeaturesFirst, axis_of, checked_layout, followed
+from .network import Network, load_vgg16, outputs_of, too_small
 from .picture import heatmaps, smoothed
 from .utils.model_state import evaluating
 

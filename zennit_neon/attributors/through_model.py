@@ -13,12 +13,7 @@ from ..composites import Neon
 from ..heads.base import Head
 from ..utils.tables import Table
 from .closed_form import Closed, Question
-from .session import (
-    Session,
-    plain_session,
-    session,
-    total,
-)
+from .session import Session, plain_session, session, total
 
 __all__ = ["Trunk"]
 

@@ -23,16 +23,7 @@ from zennit import rules as zennit_rules
 from zennit.core import Composite, Hook
 
 from .. import rules
-from .linear import (
-    BRANCHES,
-    LINEAR,
-    Branch,
-    Layer,
-    UnknownRuleError,
-    scale_of,
-    stabilizer_of,
-    term,
-)
+from .linear import BRANCHES, LINEAR, Branch, Layer, UnknownRuleError, scale_of, stabilizer_of, term
 
 __all__ = ["UnknownRuleError", "sharing"]
 

@@ -10,13 +10,7 @@ from typing import Any
 import click
 
 from ..utils.escape import line
-from .group import (
-    Finite,
-    check_different,
-    running,
-    suffix_of,
-    tell,
-)
+from .group import Finite, check_different, running, suffix_of, tell
 
 __all__ = ["feeds_pictures", "image", "size_of"]
 

@@ -11,14 +11,7 @@ import click
 
 from ..utils.escape import line
 from .fitting import MODELS
-from .group import (
-    COUNT,
-    PICTURES,
-    Finite,
-    check_different,
-    suffix_of,
-    tell,
-)
+from .group import COUNT, PICTURES, Finite, check_different, suffix_of, tell
 
 if TYPE_CHECKING:
     import pandas

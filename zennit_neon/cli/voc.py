@@ -9,12 +9,7 @@ from typing import Any
 
 import click
 
-from .group import (
-    check_different,
-    running,
-    suffix_of,
-    tell,
-)
+from .group import check_different, running, suffix_of, tell
 from .image import feeds_pictures, size_of
 
 __all__ = ["voc"]

@@ -16,12 +16,7 @@ from ..heads.hierarchy import NeuralizedHierarchy
 from ..heads.kernel import NeuralizedKernelKMeans
 from ..heads.softmax import NeuralizedSoftmax
 from ..utils.arrays import is_sparse
-from .steps import (
-    Adapters,
-    fitted,
-    lookup,
-    steps_of,
-)
+from .steps import Adapters, fitted, lookup, steps_of
 
 __all__ = ["centers_of", "to_head"]
 

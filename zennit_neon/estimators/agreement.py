@@ -11,12 +11,7 @@ from torch import Tensor
 from ..exceptions import DisagreementError
 from ..heads.affine import Affine
 from ..heads.base import Head
-from ..utils.arrays import (
-    Array,
-    as_array,
-    is_sparse,
-    plain,
-)
+from ..utils.arrays import Array, as_array, is_sparse, plain
 from ..utils.labels import named, positions
 from ..utils.model_state import say
 from ..utils.sources import holds_text, rows_of

@@ -9,20 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .mixture import (
-    LOOK,
-    STEPS,
-    Mixture,
-    Support,
-    class_means,
-    quantised,
-)
-from .spaces import (
-    RAW,
-    SPACES,
-    STANDARDISED,
-    Space,
-)
+from .mixture import LOOK, STEPS, Mixture, Support, class_means, quantised
+from .spaces import RAW, SPACES, STANDARDISED, Space
 
 __all__ = ["Choice", "Score", "decide", "folds", "select", "stratified"]
 

@@ -2,13 +2,7 @@
 
 from .flipping.comparison import evaluate
 from .flipping.result import Result
-from .matching import (
-    Interval,
-    Matching,
-    interval,
-    masks_of,
-    match,
-)
+from .matching import Interval, Matching, interval, masks_of, match
 from .objects.benchmark import match_objects
 from .objects.heatmap_scores import average_precision, correlation, similarity
 from .objects.scores import Scores

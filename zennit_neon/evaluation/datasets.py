@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..validation import at_least
+
 if TYPE_CHECKING:
     import pandas
 
@@ -77,22 +79,25 @@ def c2000(folder: Folder = None, points: int | None = 2000, random_state: int = 
     Returns
     -------
     DataFrame, shape (N, 68)
-        Legs that a freight does not have (``?``) have the mean of their columns.
+        Legs that a freight does not have (``?``) have the mean of their columns in the whole file.
 
     Raises
     ------
     FileNotFoundError, ValueError
         As in :func:`buddy`.
     """
-    frame = _csv(folder, "c2k_data_comma.csv", f"{UCI}/382", na_values="?")
+    points = None if points is None else at_least(points, "points")
+    frame = _csv(folder, "c2k_data_comma.csv", f"{UCI}/382", na_values="?", skipinitialspace=True)
     kept = [name for name in frame.columns if _is_time_or_hops(str(name))]
-    if not kept:
-        raise ValueError(f"the file of c2000 must have columns like i1_rcs_p or o_hops, got {', '.join(frame.columns)}")
-    frame = frame[kept]
+    if len(kept) != 68:
+        raise ValueError(
+            f"the file of c2000 must have 68 columns like i1_rcs_p or o_hops, got {len(kept)} of {frame.shape[1]}"
+        )
+    frame = _numbers(frame[kept])
     if points is not None and points < len(frame):
         chosen = np.random.default_rng(random_state).permutation(len(frame))[:points]
         frame = frame.iloc[np.sort(chosen)].reset_index(drop=True)
-    return _numbers(frame)
+    return frame
 
 
 def _is_time_or_hops(name: str) -> bool:
@@ -197,6 +202,7 @@ def news(folder: Folder = None, points: int = 250, random_state: int = 0) -> pan
     from sklearn.datasets import fetch_20newsgroups
     from sklearn.feature_extraction.text import CountVectorizer
 
+    points = at_least(points, "points")
     source = "arrays words, row and vectors of spaCy's en_core_web_md"
     vectors = _file(folder, "wordvec", "spacymd300_vocab20news.npz", source)
     cache = vectors.parents[1] / "sklearn"
@@ -277,7 +283,7 @@ def water(folder: Folder = None) -> pandas.DataFrame:
     FileNotFoundError, ValueError
         As in :func:`buddy`.
     """
-    frame = _csv(folder, "water-treatment.data", f"{UCI}/106", header=None, na_values="?")
+    frame = _csv(folder, "water-treatment.data", f"{UCI}/106", header=None, na_values="?", skipinitialspace=True)
     frame = _of_width(frame, "water", 39).iloc[:, 1:]
     frame.columns = [f"measure {i}" for i in range(1, 39)]
     return _numbers(frame)
@@ -332,7 +338,7 @@ def whlsl_log(folder: Folder = None) -> pandas.DataFrame:
 def _file(folder: Folder, *parts: str) -> Path:
     """A file that is there, of a folder or the one of the environment; the last part says where to get it."""
     *place, source = parts
-    root = folder if folder is not None else os.environ.get("ZENNIT_NEON_DATA")
+    root = folder if folder is not None else os.environ.get("ZENNIT_NEON_DATA") or None
     if root is None:
         raise FileNotFoundError(
             f"folder must be given, or named by ZENNIT_NEON_DATA: it must have {'/'.join(place)} ({source})"
@@ -367,4 +373,6 @@ def _numbers(frame: pandas.DataFrame) -> pandas.DataFrame:
     for column in frame.columns:
         if frame[column].dtype.kind not in "iuf" or bool(frame[column].isna().all()):
             raise ValueError(f"column {column!r} must have numbers, got {frame[column].tolist()[:3]}")
+        if bool(np.isinf(frame[column]).any()):
+            raise ValueError(f"column {column!r} must have finite numbers")
     return frame.fillna(frame.mean())

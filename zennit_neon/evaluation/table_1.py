@@ -9,20 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..baselines import PAPER
-from .datasets import (
-    Folder,
-    buddy,
-    c2000,
-    hepac,
-    news,
-    sales,
-    seeds,
-    trpad,
-    water,
-    whlsl,
-    whlsl_log,
-    wine,
-)
+from .datasets import Folder, buddy, c2000, hepac, news, sales, seeds, trpad, water, whlsl, whlsl_log, wine
 
 if TYPE_CHECKING:
     import pandas

@@ -11,12 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .competitors import (
-    Contest,
-    coefficients,
-    min_take_most,
-    quotient,
-)
+from .competitors import Contest, coefficients, min_take_most, quotient
 
 __all__ = [
     "conserved_coefficients",

@@ -19,21 +19,9 @@ from ..layer.pools import MinPool, SoftMinPool
 from ..utils.arrays import complaint, is_finite
 from ..utils.model_state import autocasts
 from ..utils.validation import check_clusters, check_feature_names, check_labels
-from .affine import (
-    Affine,
-    RowNorm,
-    check_steps,
-    combine,
-    from_state,
-)
+from .affine import Affine, RowNorm, check_steps, combine, from_state
 from .calibration import Calibrated
-from .preimages import (
-    check_centroids,
-    coarse_column,
-    norm_layer,
-    pull_back,
-    too_coarse,
-)
+from .preimages import check_centroids, coarse_column, norm_layer, pull_back, too_coarse
 
 __all__ = ["Head", "NeuralizedKMeans", "check_soft"]
 

@@ -16,16 +16,7 @@ from ..heads.base import Head
 from ..layer.activations import ClippedReLU
 from ..types import NeonLayer
 from ..utils.model_state import autocasts, hooks_of, say
-from .operations import (
-    ROUTES,
-    before_of,
-    draws,
-    gated,
-    kind_of,
-    node_name,
-    plain_name,
-    signals_in,
-)
+from .operations import ROUTES, before_of, draws, gated, kind_of, node_name, plain_name, signals_in
 from .twin import reached
 
 __all__ = ["Examination", "refuse"]

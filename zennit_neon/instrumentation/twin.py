@@ -20,12 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from zennit.core import Hook
 
-from ..utils.model_state import (
-    Snapshot,
-    evaluating,
-    hooks_of,
-    unwrapped,
-)
+from ..utils.model_state import Snapshot, evaluating, hooks_of, unwrapped
 from .holding import Holding
 
 __all__ = ["Twin", "UncopiableError", "reached", "twinned"]

@@ -10,12 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..functional.soft import (
-    conserved_coefficients,
-    soft_coefficients,
-    soft_contest,
-    soft_evidence,
-)
+from ..functional.soft import conserved_coefficients, soft_coefficients, soft_contest, soft_evidence
 
 __all__ = ["Centroids", "Scored", "Stiff", "is_split", "less"]
 

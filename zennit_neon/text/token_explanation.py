@@ -26,12 +26,7 @@ from ..utils.validation import whole
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .token_methods import integrated, linear, rules
-from .token_model import (
-    Answer,
-    Batch,
-    Encoder,
-    attributor_of,
-)
+from .token_model import Answer, Batch, Encoder, attributor_of
 from .word_attributor import NOISE
 
 __all__ = ["TokenExplanation", "TokenMean", "explain_tokens"]

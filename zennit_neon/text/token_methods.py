@@ -45,14 +45,7 @@ from torch.overrides import TorchFunctionMode
 from ..attributors.session import session
 from ..composites import Neon
 from ..utils.validation import at_least
-from .token_model import (
-    Answer,
-    Batch,
-    Encoder,
-    Found,
-    as_array,
-    described,
-)
+from .token_model import Answer, Batch, Encoder, Found, as_array, described
 
 __all__ = ["integrated", "linear", "rules"]
 

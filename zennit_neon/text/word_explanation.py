@@ -18,12 +18,7 @@ from ..utils.validation import at_least
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .plot import top_words
-from .vectorizers import (
-    NamesReader,
-    Reader,
-    flat_steps,
-    reader_of,
-)
+from .vectorizers import NamesReader, Reader, flat_steps, reader_of
 from .word_attributor import NOISE, WordAttributor, of_known
 from .word_average import check_texts
 

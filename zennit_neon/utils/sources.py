@@ -10,12 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import (
-    Array,
-    as_array,
-    is_sparse,
-    native,
-)
+from .arrays import Array, as_array, is_sparse, native
 
 __all__ = ["Source", "TensorSource", "TextSource", "holds_text", "rows_of", "source_of"]
 

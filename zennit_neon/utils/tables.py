@@ -10,20 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import (
-    Array,
-    complaint,
-    is_finite,
-    plain,
-)
-from .sources import (
-    Source,
-    TensorSource,
-    TextSource,
-    holds_text,
-    rows_of,
-    source_of,
-)
+from .arrays import Array, complaint, is_finite, plain
+from .sources import Source, TensorSource, TextSource, holds_text, rows_of, source_of
 from .validation import at_least
 
 __all__ = ["Columns", "Table"]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
-from operator import index
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -14,27 +13,15 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...baselines import (
-    METHODS,
-    PAPER,
-    Setting,
-    attribute,
-    has_distances,
-)
+from ...baselines import METHODS, PAPER, Setting, attribute, has_distances
 from ...estimators.clusterings import neuralize
 from ...heads.affine import Affine
 from ...heads.base import Head
 from ...kde import ConditionalKDE
 from ...utils.model_state import evaluating
 from ...utils.tables import Table
-from ...utils.validation import at_least
-from .curves import (
-    AREAS,
-    area_under,
-    curves_by_density,
-    curves_by_value,
-    stops_of,
-)
+from ...utils.validation import at_least, positive, whole
+from .curves import AREAS, area_under, curves_by_density, curves_by_value, stops_of
 from .result import Result
 
 __all__ = ["evaluate"]
@@ -140,25 +127,28 @@ def evaluate(
         at_least(value, name)
     if area not in AREAS:
         raise ValueError(f"area must be one of {', '.join(AREAS)}, got {area!r}")
-    if fill != "kde" and not (isinstance(fill, Real) and not isinstance(fill, bool) and math.isfinite(fill)):
+    if not (isinstance(fill, str) and fill == "kde") and not (
+        isinstance(fill, Real) and not isinstance(fill, bool) and math.isfinite(fill)
+    ):
         raise ValueError(f"fill must be 'kde' or a number, got {fill!r}")
     module, change, names = _module(model, X)
     points = _read("X", X, change, names)
-    ground = None if data is None else _read("data", data, change, names)
+    ground = None if data is None else _read("data", data, change, names, Table(X))
     if not len(points):
         raise ValueError("X must have at least one point")
+    if ground is not None and not len(ground):
+        raise ValueError("data must have at least one point")
     if ground is not None and ground.shape[1:] != points.shape[1:]:
         raise ValueError(
             f"data must be points like X, of shape {tuple(points.shape[1:])}, got {tuple(ground.shape[1:])}"
         )
     named = _named(_of_the_paper(module, points) if methods is None else methods)
-    given = {name: _given(name, value, points) for name, value in named.items() if _is_relevance(value)}
+    given = {name: _given(name, value, points, X) for name, value in named.items() if _is_relevance(value)}
     ground = points if ground is None else ground
     if max_points is not None and max_points < len(points):
         chosen = torch.randperm(len(points), generator=_stream(random_state, "points"))[:max_points]
         points, given = points[chosen], {name: value[chosen] for name, value in given.items()}
-    if bandwidth is not None and not bandwidth > 0:
-        raise ValueError(f"bandwidth must be a number above 0, got {bandwidth}")
+    bandwidth = None if bandwidth is None else positive(bandwidth, "bandwidth")
     density = ConditionalKDE(_flat(ground), bandwidth) if fill == "kde" else None
     with evaluating(module), torch.no_grad():
         cluster = torch.cat([module(part).argmax(1) for part in points.split(batch_size)])
@@ -191,7 +181,10 @@ def evaluate(
 def _seed(random_state: int, *names: object) -> int:
     """A seed of its own for each thing that is random."""
     words = "/".join(str(name) for name in names).encode()
-    return int(np.random.SeedSequence([index(random_state) % 2**64, *words]).generate_state(1, np.uint64)[0] >> 1)
+    return int(
+        np.random.SeedSequence([whole(random_state, "random_state") % 2**64, *words]).generate_state(1, np.uint64)[0]
+        >> 1
+    )
 
 
 def _stream(random_state: int, *names: object) -> torch.Generator:
@@ -237,10 +230,16 @@ def _curves(flip: _Flip, method: Any, draws: Sequence[int], bar: Any) -> Tensor:
 
 def _named(methods: Any) -> dict[str, Any]:
     """Methods by name; ``ValueError`` for names that are not known."""
-    methods = [methods] if isinstance(methods, str) else methods if isinstance(methods, Mapping) else list(methods)
+    if isinstance(methods, str) or callable(methods):
+        methods = [methods]
     if isinstance(methods, Mapping):
         named = dict(methods)
+    elif not isinstance(methods, Iterable):
+        raise TypeError(f"methods must be names, callables, or a mapping of names to them, got {methods!r}")
     else:
+        methods = list(methods)
+        if any(method is not None and _is_relevance(method) for method in methods):
+            raise TypeError("methods must name relevance that is handed in: a mapping of names to relevance")
         named = {name if isinstance(name, str) else getattr(name, "__name__", repr(name)): name for name in methods}
         if len(named) < len(methods):
             raise ValueError(f"methods must be different, got {list(methods)}")
@@ -284,14 +283,23 @@ def _check_complete(head: Head) -> None:
         raise ValueError(f"model must give evidence of all its {head.n_clusters} clusters, got {len(head.clusters)}")
 
 
-def _read(name: str, X: Any, change: Affine | None, head: Head | None) -> Tensor:
-    """Points as a tensor, finite, behind the scalers."""
+def _read(name: str, X: Any, change: Affine | None, head: Head | None, like: Table | None = None) -> Tensor:
+    """Points as a tensor, finite, behind the scalers; columns that X has as well must be in its order."""
     table = Table(X, name=name)
     if head is not None:
         table.check_width(head.n_features)
         table.check_names(head.feature_names)
+    if like is not None and _turned(table.names, like.names):
+        raise ValueError(f"{name} must have the columns of X in their order, {like.names}, got {table.names}")
     points = table.check(slice(0, len(table)), table.read(0, len(table))).cpu()
     return points if change is None else change(points.double()).to(points)
+
+
+def _turned(found: Any, expected: Any) -> bool:
+    """Whether names are the expected ones in another order."""
+    if found is None or expected is None or list(found) == list(expected):
+        return False
+    return len(found) == len(expected) and set(found) == set(expected)
 
 
 def _flat(points: Tensor) -> Tensor:
@@ -304,11 +312,14 @@ def _is_relevance(value: Any) -> bool:
     return not isinstance(value, str) and not callable(value)
 
 
-def _given(name: str, value: Any, points: Tensor) -> Tensor:
+def _given(name: str, value: Any, points: Tensor, X: Any) -> Tensor:
     """Relevance that a user hands in."""
     if value is None:
         raise TypeError(f"{name} must be a name of a method, a callable, or relevance, got None")
-    relevance = _read(name, value, None, None)
+    like = Table(X)
+    relevance = _read(name, value, None, None, like)
+    if _turned(Table(value, name=name).index, like.index):
+        raise ValueError(f"{name} must have the rows of X in their order")
     if relevance.shape != points.shape:
         raise ValueError(f"{name} must be relevance of shape {tuple(points.shape)}, got {tuple(relevance.shape)}")
     return relevance

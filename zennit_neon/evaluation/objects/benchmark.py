@@ -21,13 +21,7 @@ from ...picture import smoothed
 from ...utils.validation import at_least, whole
 from ...vision import layer_of_block
 from ..matching import Matching, match
-from .heatmap_methods import (
-    DISSECTION,
-    FIRST_DISSECTED,
-    Method,
-    Place,
-    method_of,
-)
+from .heatmap_methods import DISSECTION, FIRST_DISSECTED, Method, Place, method_of
 from .heatmap_scores import SCORES
 from .layer_relevance import Probe, activations_of, probing
 from .network_dissection import TopQuantile, halves, thresholds_kept

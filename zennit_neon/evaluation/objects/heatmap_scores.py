@@ -136,6 +136,8 @@ def _compared(heatmaps: Tensor, masks: Tensor, valid: Tensor | None) -> tuple[Te
     maps, areas = heatmaps.detach()[:, counts].double(), masks[:, counts].bool().double()
     if not bool(torch.isfinite(maps).all()):
         raise ValueError("heatmaps must be finite")
+    if bool(masks.isnan().any()):
+        raise ValueError("masks must not have NaN")
     return maps, areas
 
 
