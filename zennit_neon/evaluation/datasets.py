@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..validation import at_least
+from ..utils.validation import at_least
 
 if TYPE_CHECKING:
     import pandas
