@@ -31,8 +31,8 @@ HOOKS = (
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 #: Where warnings never point to.
-_INSIDE = tuple(str(Path(module.__file__ or "").parent) for module in (torch, zennit, sys.modules[__name__]))
-_INSIDE += (contextlib.__file__,)
+_INSIDE = tuple(str(Path(module.__file__ or "").parent) for module in (torch, zennit))
+_INSIDE += (str(Path(__file__).parents[1]), contextlib.__file__)
 
 
 class Snapshot:
