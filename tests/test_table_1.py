@@ -45,10 +45,9 @@ def test_best_other_method_is_that_of_the_means(example):
         pandas.DataFrame({"gap": [1.0, 3.0], "error": [0.5, 0.2]}, index=["ig", "dr"]),
         pandas.DataFrame({"gap": [5.0, -2.0], "error": [0.7, 0.4]}, index=["ig", "dr"]),
     ]
-    best, gap, over_points, over_clusterings = example.against_best(tables)
-    assert (best, gap) == ("dr", 0.5)
-    assert over_points == pytest.approx(0.3)
-    assert over_clusterings == pytest.approx(2.5)  # of 3 and -2
+    # of dr: the errors over points have a mean of 0.3, and 3 and -2 a standard error of 2.5
+    assert example.against(tables, ["ig", "dr", "pda_0"]) == "+0.50 (dr) | 0.30 | 2.50"
+    assert example.against(tables, ["ig"]) == "+3.00 (ig) | 0.60 | 2.00"
 
 
 def test_tables_are_those_of_the_folder(example, tmp_path, monkeypatch, rng):
