@@ -80,7 +80,7 @@ def path_of_neurons(model, x, cluster, steps=5):
     result = []
     for part, own in zip(x.split(BATCH), cluster.split(BATCH), strict=True):
         with torch.no_grad():
-            coefficients = layer.coefficients(layer.contest(scores(part), own), head.beta)
+            coefficients = layer.coefficients(layer.pool_competitors(scores(part), own), head.beta)
         total = torch.zeros_like(part)
         for step in range(steps):
             z = ((step + 0.5) / steps * part).requires_grad_()

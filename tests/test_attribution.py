@@ -13,7 +13,7 @@ from zennit.attribution import Gradient
 from zennit.composites import EpsilonGammaBox, EpsilonPlus, EpsilonPlusFlat, MixedComposite, NameMapComposite
 from zennit.rules import Epsilon, Gamma, Norm
 
-from tests.test_shared import Doubled, calls, differences, with_head, zennit_passes  # noqa: F401
+from tests.test_caching import Doubled, calls, differences, with_head, zennit_passes  # noqa: F401
 from zennit_neon import NeuralizedKMeans
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.captum import NEON, LayerNEON

@@ -29,7 +29,7 @@ from zennit.torchvision import ResNetCanonizer, SequentialMergeBatchNorm, VGGCan
 from zennit.types import AvgPool, Linear
 
 import zennit_neon as neon
-from tests.test_shared import with_head
+from tests.test_caching import with_head
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.attributors.session import _in_words
 from zennit_neon.captum import NEON, LayerNEON

@@ -92,7 +92,7 @@ def test_coefficients_and_redistribution_are_eqs_2_and_4(case):
     weight, scores = _t(centroids - center), _scores(x, centroids)
     for cluster in [None, *range(len(centroids))]:
         chosen = None if cluster is None else torch.full((len(x),), cluster)
-        contest = F.contest(scores, chosen)
+        contest = F.pool_competitors(scores, chosen)
         passed, evidence, own = F.coefficients(contest, beta), contest.pooled[:, 0], contest.cluster[:, 0]
         relevance = F.redistribute(_t(x - center), passed, weight, weight)
         for n, point in enumerate(x):
@@ -107,7 +107,7 @@ def test_the_mixing_form_is_the_same_where_nothing_mixes(case):
     x, centroids, beta = case
     center = centroids.mean(0)
     weight, points = _t(centroids - center), _t(x - center)
-    contest = F.contest(_scores(x, centroids))
+    contest = F.pool_competitors(_scores(x, centroids))
     passed, cluster = F.coefficients(contest, beta), contest.cluster[:, 0]
     plain = F.redistribute(points, passed, weight, weight)
     _assert_close(F.redistribute(points, passed, weight, weight, cluster), plain, _size(x, centroids))
@@ -121,7 +121,7 @@ def test_explicit_min_take_most_equals_the_closed_form(case):
     contrasts = F.contrasts(scores, clusters)
     shares = F.min_take_most(contrasts, contrasts.amin(2), beta)
     for c in clusters:
-        passed = F.coefficients(F.contest(scores, c.expand(len(x))), beta)
+        passed = F.coefficients(F.pool_competitors(scores, c.expand(len(x))), beta)
         flow = passed * (scores[:, [int(c)]] - scores)
         _assert_close(shares[:, c], flow[:, F.competitor_index(len(clusters), c[None])[0]], _size(x, centroids))
 
@@ -142,32 +142,32 @@ def test_min_take_most_conserves_and_prefers_the_nearest(beta):
 
 @pytest.mark.parametrize(("beta", "limit"), [(1e-60, 0.0), (1e60, math.inf), (1e-320, 0.0)])
 def test_stiffness_beyond_the_range_of_the_dtype_is_its_limit(beta, limit):
-    contest = F.contest(torch.tensor([[2.0, 1.0, 0.5, 0.0]]))
+    contest = F.pool_competitors(torch.tensor([[2.0, 1.0, 0.5, 0.0]]))
     assert torch.equal(F.coefficients(contest, beta), F.coefficients(contest, limit))
 
 
 def test_ties_share_at_infinite_beta():
     shares = F.min_take_most(_t([[[1.0, 1.0, 3.0]]]), _t([[1.0]]), math.inf)
     assert shares.flatten().tolist() == [0.5, 0.5, 0]
-    passed = F.coefficients(F.contest(_t([[2.0, 1.0, 1.0, 0.0]])), math.inf)
+    passed = F.coefficients(F.pool_competitors(_t([[2.0, 1.0, 1.0, 0.0]])), math.inf)
     assert passed.tolist() == [[-1, 0.5, 0.5, 0]]
 
 
 def test_a_neuron_that_is_switched_off_hands_its_share_to_the_nearest():
     # h = (-4, 0, 3): the second competitor takes a share of Eq. 2 that it cannot pass on
     scores = _t([[0.0, 4.0, 0.0, -3.0]])
-    contest = F.contest(scores, torch.tensor([0]))
+    contest = F.pool_competitors(scores, torch.tensor([0]))
     passed = F.coefficients(contest, 0.0)
     assert contest.pooled.item() == -4
     assert passed[0].tolist() == pytest.approx([-2 / 3 + 4 / 9, 2 / 3, 0.0, -4 / 9])
     assert float(-(passed * scores).sum()) == pytest.approx(-4)
-    tiny = F.coefficients(F.contest(_t([[0.0, 4.0, 1e-19, -3.0]]), torch.tensor([0])), 0.0)
+    tiny = F.coefficients(F.pool_competitors(_t([[0.0, 4.0, 1e-19, -3.0]]), torch.tensor([0])), 0.0)
     assert torch.allclose(tiny, passed, atol=1e-3)
 
 
 def test_on_the_boundary_coefficients_have_their_limit():
-    on = F.coefficients(F.contest(_t([[1.0, 1.0, 0.0]])), 1.0)
-    near = F.coefficients(F.contest(_t([[1.0 + 1e-12, 1.0, 0.0]])), 1.0)
+    on = F.coefficients(F.pool_competitors(_t([[1.0, 1.0, 0.0]])), 1.0)
+    near = F.coefficients(F.pool_competitors(_t([[1.0 + 1e-12, 1.0, 0.0]])), 1.0)
     assert torch.isfinite(on).all()
     assert torch.allclose(on, near, atol=1e-9)
     assert on[0, 1] > 0.5
@@ -175,16 +175,16 @@ def test_on_the_boundary_coefficients_have_their_limit():
 
 def test_relevance_in_place_of_evidence_scales_linearly():
     scores = torch.randn(5, 4, dtype=torch.float64)
-    contest = F.contest(scores)
+    contest = F.pool_competitors(scores)
     passed = F.coefficients(contest, 1.0)
     twice = F.coefficients(contest, 1.0, relevance=2 * contest.pooled[:, 0])
     assert torch.allclose(twice, 2 * passed)
-    none = F.coefficients(F.contest(_t([[1.0, 1.0, 0.0]])), 1.0, relevance=torch.zeros(1, dtype=torch.float64))
+    none = F.coefficients(F.pool_competitors(_t([[1.0, 1.0, 0.0]])), 1.0, relevance=torch.zeros(1, dtype=torch.float64))
     assert none.tolist() == [[0, 0, 0]]
 
 
 def test_versus_explains_one_neuron():
-    passed, contrast, cluster = F.versus(_t([[3.0, 1.0, 0.0], [0.0, 0.5, 2.0]]), 2)
+    passed, contrast, cluster = F.contrast_coefficients(_t([[3.0, 1.0, 0.0], [0.0, 0.5, 2.0]]), 2)
     assert passed.tolist() == [[-1, 0, 1], [0, 0, 0]]
     assert contrast.tolist() == [3, 0]
     assert cluster.tolist() == [0, 2]
@@ -211,7 +211,7 @@ def test_check_beta_accepts_infinity_and_none():
 def test_gradients_of_coefficients(beta, cluster):
     scores = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     chosen = None if cluster is None else torch.full((6,), cluster)
-    assert torch.autograd.gradcheck(lambda scores: F.coefficients(F.contest(scores, chosen), beta), scores)
+    assert torch.autograd.gradcheck(lambda scores: F.coefficients(F.pool_competitors(scores, chosen), beta), scores)
 
 
 def test_gradients_of_evidence():
@@ -235,10 +235,10 @@ def test_soft_evidence_is_the_logit_of_the_probability(level, n_clusters, shift)
     expected = np.array([[reference.log_odds(row, c) + shift for c in range(n_clusters)] for row in logits])
     np.testing.assert_allclose(evidence, expected, rtol=1e-14, atol=1e-11 * max(1, abs(level)))
     for c in range(n_clusters):
-        contest = soft.soft_contest(_t(logits), torch.full((6,), c), shift)
+        contest = soft.soft_pool_competitors(_t(logits), torch.full((6,), c), shift)
         np.testing.assert_allclose(contest.pooled[:, 0], expected[:, c], rtol=1e-14, atol=1e-11 * max(1, abs(level)))
         assert contest.cluster[:, 0].tolist() == [c] * 6
-    assert torch.equal(soft.soft_contest(_t(logits)).cluster[:, 0], _t(logits).argmax(1))
+    assert torch.equal(soft.soft_pool_competitors(_t(logits)).cluster[:, 0], _t(logits).argmax(1))
     maps = soft.soft_evidence(_t(logits)[:, :, None, None].expand(-1, -1, 2, 3), shift)
     assert torch.equal(maps, evidence[:, :, None, None].expand(-1, -1, 2, 3))
 
@@ -251,7 +251,7 @@ def test_soft_coefficients_are_the_shares_of_prop_7(n_clusters):
     pooled = soft.soft_evidence(scores, shift + math.log(n_clusters - 1))
     shares = soft.soft_min_take_most(contrasts, pooled)
     for c in range(n_clusters):
-        contest = soft.soft_contest(scores, torch.full((3,), c), shift + math.log(n_clusters - 1))
+        contest = soft.soft_pool_competitors(scores, torch.full((3,), c), shift + math.log(n_clusters - 1))
         passed = soft.soft_coefficients(contest)
         others = [k for k in range(n_clusters) if k != c]
         for n in range(3):
@@ -268,7 +268,7 @@ def test_soft_coefficients_are_the_shares_of_prop_7(n_clusters):
 
 def test_soft_pooling_at_zero_evidence_passes_nothing():
     scores = _t([[0.0, 0.0]])
-    contest = soft.soft_contest(scores, torch.tensor([0]))
+    contest = soft.soft_pool_competitors(scores, torch.tensor([0]))
     assert contest.pooled.item() == 0
     assert soft.soft_coefficients(contest, _t([1.0])).tolist() == [[0, 0]]
     assert soft.soft_min_take_most(F.contrasts(scores, torch.tensor([0])), _t([[1.0]])).tolist() == [[[0]]]
@@ -281,7 +281,7 @@ def test_gradients_of_soft_pooling(n_clusters):
     chosen = torch.zeros(2, dtype=torch.int64)
     assert torch.autograd.gradcheck(lambda scores: soft.soft_evidence(scores, 0.3), scores)
     assert torch.autograd.gradcheck(
-        lambda scores: soft.soft_coefficients(soft.soft_contest(scores, chosen, 0.3), relevance), scores
+        lambda scores: soft.soft_coefficients(soft.soft_pool_competitors(scores, chosen, 0.3), relevance), scores
     )
     contrasts = F.contrasts(scores.detach(), chosen[:1]).requires_grad_()
     assert torch.autograd.gradcheck(lambda h: soft.soft_min_take_most(h, relevance[:, None]), contrasts)

@@ -235,7 +235,7 @@ def steps(rng):
     linear = rng.normal(size=d if p == d and rng.random() < 0.5 else (p, d))
     step = Affine(linear, rng.normal(size=len(linear)), center=np.full(d, shift))
     centroids, X = rng.normal(size=(count, len(linear))), _points(rng, d) + shift
-    e = explain(neuralize(centroids).after([step]), X, beta=1.0)
+    e = explain(neuralize(centroids).with_preprocessing([step]), X, beta=1.0)
     Z = (X - shift) * linear if linear.ndim == 1 else (X - shift) @ linear.T
     for i, z in enumerate(Z + step.offset.numpy()):
         o = reference.outlierness(z, centroids)

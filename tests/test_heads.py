@@ -169,7 +169,7 @@ def test_steps_are_part_of_the_head(rng):
     x = torch.tensor(rng.normal(size=(6, 3)))
     direct = NeuralizedKMeans(centroids)(steps[1](steps[0](x)))
     assert torch.allclose(NeuralizedKMeans(centroids, steps=steps)(x), direct)
-    assert torch.allclose(NeuralizedKMeans(centroids, steps=steps[1:]).after(steps[:1])(x), direct)
+    assert torch.allclose(NeuralizedKMeans(centroids, steps=steps[1:]).with_preprocessing(steps[:1])(x), direct)
     normed = [steps[0], RowNorm("l2"), steps[1]]
     y = steps[0](x)
     direct = NeuralizedKMeans(centroids)(steps[1](y / y.norm(dim=1, keepdim=True)))
@@ -365,7 +365,7 @@ def test_soft_steps_are_part_of_the_head(rng, explicit):
     y = steps[0](x)
     keywords = {"beta": 0.7, "soft": True, "explicit": explicit}
     direct = NeuralizedKMeans(centroids, **keywords)(steps[2](y / y.norm(dim=1, keepdim=True)))
-    behind = NeuralizedKMeans(centroids, **keywords).after(steps)
+    behind = NeuralizedKMeans(centroids, **keywords).with_preprocessing(steps)
     assert behind.soft
     assert behind.beta == 0.7
     assert torch.allclose(behind(x), direct)

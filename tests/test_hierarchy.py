@@ -344,7 +344,7 @@ def test_the_composite_gives_the_same(rng, steps, beta):
         else:
             assert torch.allclose(output.detach().gather(1, e.cluster[:, None])[:, 0], e.evidence, rtol=0, atol=1e-10)
             assert torch.allclose(relevance, e.relevance, rtol=0, atol=1e-10 * scale)
-    plain = NeuralizedHierarchy(centers, paths, beta=beta).after(before)
+    plain = NeuralizedHierarchy(centers, paths, beta=beta).with_preprocessing(before)
     assert torch.allclose(plain(x), head(x), rtol=0, atol=1e-12)
 
 
@@ -552,21 +552,21 @@ def test_after_is_the_same_clustering_from_further_away(rng):
     centers, paths = _clustering(rng, "balanced", d=3)
     head = NeuralizedHierarchy(centers, paths, beta=0.3, clusters=[2, 1], labels=list("abcd"))
     step = Affine(rng.normal(size=(3, 5)), rng.normal(size=3))
-    behind = head.after([step])
+    behind = head.with_preprocessing([step])
     x = torch.tensor(rng.normal(size=(30, 5)))
-    assert head.after([]) is head
+    assert head.with_preprocessing([]) is head
     assert torch.allclose(behind(x), head(step(x)), rtol=0, atol=1e-10)
     assert (behind.beta, behind.clusters.tolist(), behind.labels) == (0.3, [2, 1], tuple("abcd"))
     assert behind.n_features == 5
     first = Affine(rng.normal(size=5))
-    twice = behind.after([first])
+    twice = behind.with_preprocessing([first])
     assert torch.allclose(twice(x), head(step(first(x))), rtol=0, atol=1e-10)
     e, inside = explain(behind, x), explain(head, step(x))
     assert torch.allclose(e.relevance.sum(1), e.evidence, rtol=0, atol=1e-10)
     assert torch.allclose(e.competitors, inside.competitors, rtol=0, atol=1e-10)
     assert list(e.summary().index) == list("abcd")
     with pytest.raises(ValueError, match="steps give 2 features, but the centers have 3"):
-        head.after([Affine(rng.normal(size=(2, 5)))])
+        head.with_preprocessing([Affine(rng.normal(size=(2, 5)))])
 
 
 def test_the_layer_alone(rng):

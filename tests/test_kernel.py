@@ -94,7 +94,7 @@ def test_relevance_belongs_to_the_input_of_steps(rng, steps, weighted):
     for head in (closed, explicit):
         _, relevance = _attribute(head, x, e.cluster)
         assert torch.allclose(relevance, e.relevance, rtol=0, atol=1e-9 * float(e.relevance.abs().max()))
-    plain = NeuralizedKernelKMeans(sets, 0.5, weights, beta=0.4).after(before)
+    plain = NeuralizedKernelKMeans(sets, 0.5, weights, beta=0.4).with_preprocessing(before)
     assert torch.allclose(plain(x), closed(x), rtol=0, atol=1e-10)
 
 
@@ -240,7 +240,7 @@ def test_dissipation_is_asked_of_the_rule_inside(rng):
         assert torch.allclose(part.sum(1), relevance[:, k], rtol=0, atol=1e-12)
     lossy = Dissipate(MaxTakeMost())
     lossy.stored_tensors["input"] = h
-    expected = passed * h / head.own.spread(head.own.pooled(h)[0])
+    expected = passed * h / head.own.expand_to_units(head.own.pooled(h)[0])
     found = lossy.copy()
     found.stored_tensors["input"] = h
     assert torch.allclose(found.propagate(head.own, relevance).nan_to_num(), expected.nan_to_num(), atol=1e-12)

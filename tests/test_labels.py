@@ -290,8 +290,8 @@ def test_a_state_brings_the_steps_of_a_head():
     assert torch.allclose(two(x), one(x))
     assert torch.allclose(two.rebuilt()(x), one(x))
     step = neon.Affine([2.0, 2.0])
-    assert torch.allclose(two.after([step])(x), one.after([step])(x))
-    norms = [neon.neuralize(X[:3]).after([neon.RowNorm(order)]) for order in ("l1", "l2")]
+    assert torch.allclose(two.with_preprocessing([step])(x), one.with_preprocessing([step])(x))
+    norms = [neon.neuralize(X[:3]).with_preprocessing([neon.RowNorm(order)]) for order in ("l1", "l2")]
     norms[1].load_state_dict(norms[0].state_dict())
     assert torch.allclose(norms[1](x), norms[0](x))
     coarse = neon.NeuralizedKMeans([[2.0**27, 0.0], [2.0**27 + 1, 0.0]])
@@ -300,9 +300,9 @@ def test_a_state_brings_the_steps_of_a_head():
     with pytest.raises(PrecisionError, match="float32"):
         fine(x.float())
     with pytest.raises(TypeError, match="zennit_neon.affine_step makes one of it"):
-        one.after([StandardScaler()])
+        one.with_preprocessing([StandardScaler()])
     with pytest.raises(TypeError, match=r"give \[step\]"):
-        one.after(step)
+        one.with_preprocessing(step)
 
 
 def test_evaluation_does_not_mind_the_names_of_clusters():

@@ -106,4 +106,4 @@ def test_functional_imports_torch_alone():
                 roots |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 roots.add(node.module.partition(".")[0])
-    assert roots <= {"__future__", "collections", "math", "typing", "torch"}
+    assert roots <= {"__future__", "collections", "math", "typing", "warnings", "torch"}

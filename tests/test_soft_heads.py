@@ -76,7 +76,7 @@ def test_relevance_of_soft_kernel_heads(parts, explicit, conserve):
             assert np.allclose(evidence, f)
             assert np.allclose(relevance, expected, rtol=1e-10, atol=1e-10)
         if conserve:
-            assert found.conserves or found._route.__class__.__name__ == "Trunk"
+            assert found.conserves or found._route.__class__.__name__ == "ModelAttributor"
             assert np.allclose(found.relevance.sum(1), found.evidence, atol=1e-10)
             assert np.allclose(found.competitors.sum(1), found.evidence, atol=1e-10)
 
@@ -207,7 +207,9 @@ def test_what_soft_heads_refuse(parts):
     with pytest.raises(ValueError, match=r"cannot be chosen by a composite; got Neon\(beta=2\)"):
         neon.explain(built(parts), parts[2], composite=Neon(beta=2.0))
     with pytest.raises(ValueError, match="words are explained through kernel heads that dissipate"):
-        built(parts, conserve=True).evidence_layer.spread(torch.zeros(1, 10), torch.zeros(1, 4), torch.zeros(1).long())
+        built(parts, conserve=True).evidence_layer.unit_coefficients(
+            torch.zeros(1, 10), torch.zeros(1, 4), torch.zeros(1).long()
+        )
 
 
 def test_coefficients_of_linear_units(parts):
@@ -216,9 +218,9 @@ def test_coefficients_of_linear_units(parts):
     layer = head.evidence_layer
     points = head.rows(x)
     units = 2 * points @ layer.weight.T - (layer.weight * layer.root).sum(1)
-    assert torch.allclose(layer.pool(units), layer.scores(points))
-    contest = layer.contest(layer.pool(units))
-    passed, own = layer.spread(units, layer.coefficients(contest, None), contest.cluster[:, 0])
+    assert torch.allclose(layer.pool_units(units), layer.scores(points))
+    contest = layer.pool_competitors(layer.pool_units(units))
+    passed, own = layer.unit_coefficients(units, layer.coefficients(contest, None), contest.cluster[:, 0])
     relevance = passed @ (layer.weight * layer.root) - 2 * points * (passed @ layer.weight)
     assert own is None
     assert torch.allclose(relevance, neon.explain(head, x).relevance)

@@ -797,7 +797,7 @@ def test_fidelity_is_a_number():
 def test_heads_keep_their_fidelity():
     X, y = _blobs()
     head = neuralize(y, X)
-    behind = head.after([Affine(np.full(2, 2.0))])
+    behind = head.with_preprocessing([Affine(np.full(2, 2.0))])
     assert behind.fidelity is head.fidelity
     assert (_assigned(behind, X / 2) == _assigned(head, X)).all()
     for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):

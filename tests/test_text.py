@@ -157,7 +157,7 @@ KINDS = sorted(_heads(np.random.default_rng(0), 6))
 def _slot_head(head, count, d):
     """The same clustering on ``count`` vectors side by side: the average and the first layer as one linear layer."""
     eye = torch.eye(d, dtype=torch.float64)
-    return head.after([Affine(torch.cat([eye] * count, 1) / count, None, torch.cat([eye] * count))])
+    return head.with_preprocessing([Affine(torch.cat([eye] * count, 1) / count, None, torch.cat([eye] * count))])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "logits" not in kind])
@@ -492,7 +492,7 @@ def test_memory_grows_with_the_non_zeros(rng, norm):
     columns = rng.integers(v, size=(n, each)).ravel()
     X = scipy.sparse.csr_matrix((rng.uniform(size=n * each), columns, np.arange(0, n * each + 1, each)), shape=(n, v))
     head = NeuralizedKMeans(rng.uniform(size=(5, v)) * (rng.uniform(size=(5, v)) < 0.01), beta=1.0)
-    head = head.after([RowNorm()]) if norm else head
+    head = head.with_preprocessing([RowNorm()]) if norm else head
     words = [f"w{i}" for i in range(v)]
     tracemalloc.start()
     e = explain_text(head, X, vectorizer=words)

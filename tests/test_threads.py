@@ -20,8 +20,8 @@ from zennit.rules import Epsilon, Gamma, Pass
 from zennit.torchvision import ResNetCanonizer
 
 import zennit_neon as neon
-from tests.test_guard import unharmed
-from tests.test_shared import with_head
+from tests.test_caching import with_head
+from tests.test_model_state import unharmed
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.captum import NEON, LayerNEON
 from zennit_neon.composites import Neon

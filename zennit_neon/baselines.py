@@ -269,8 +269,8 @@ def _dr(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
         for part, target in zip(layer.centred(x).split(size), own.split(size), strict=True):
             whole, left = _scores_without(layer, part)
             points, width = left.shape[:2]
-            pooled = layer.contest(left.flatten(0, 1), target.repeat_interleave(width)).pooled.view(points, width)
-            parts.append(layer.contest(whole, target).pooled - pooled)
+            pooled = layer.pool_competitors(left.flatten(0, 1), target.repeat_interleave(width)).pooled
+            parts.append(layer.pool_competitors(whole, target).pooled - pooled.view(points, width))
     return torch.cat(parts).to(x)
 
 

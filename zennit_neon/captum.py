@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from . import functional
-from .attributors.closed_form import Closed, Question
+from .attributors.closed_form import ClosedFormAttributor, Question
 from .attributors.session import Session, plain_session, session, total
 from .attributors.targets import as_parts, chosen, columns_of, explained, missing
-from .attributors.through_model import Trunk
+from .attributors.through_model import ModelAttributor
 from .composites import Neon
 from .estimators.clusterings import neuralize
 from .heads.base import Head
@@ -71,7 +71,7 @@ class NEON(attr.Attribution):
         if composite is None and (isinstance(model, Head) or not any(isinstance(part, Head) for part in modules)):
             model = self.head = neuralize(model)
         else:
-            trunk = Trunk(model, composite, Table(torch.empty(0, 1)))  # what it refuses is refused here
+            trunk = ModelAttributor(model, composite, Table(torch.empty(0, 1)))  # what it refuses is refused here
             self.head, self._composite = trunk.head, trunk.composite
         state = () if self._composite is None else (*model.parameters(), *model.buffers())
         self._like = next((part for part in state if part.dtype.is_floating_point), None)
@@ -165,7 +165,7 @@ class NEON(attr.Attribution):
 
     def _closed(self, x: Tensor, target: Any) -> tuple[tuple[Tensor], Tensor]:
         """Relevance of the input of a head in closed form, and what was distributed (N, ...)."""
-        head, route = self.head, Closed(self.head, Table(x))
+        head, route = self.head, ClosedFormAttributor(self.head, Table(x))
         shape = (len(x), len(head.clusters), *x.shape[2:])
         cluster, place = None, None
         if target is not None:
@@ -235,7 +235,11 @@ class NEON(attr.Attribution):
         if self._competitor is not None:  # evidence against that one alone
             layer, cluster = self.head.evidence_layer, self._clusters(column, evidence.ndim).expand(evidence.shape)
             scores = layer.scores(self.head.rows(entered))
-            amount = layer.versus(scores, self._competitor, cluster.flatten())[1].view(evidence.shape).to(evidence)
+            amount = (
+                layer.contrast_coefficients(scores, self._competitor, cluster.flatten())[1]
+                .view(evidence.shape)
+                .to(evidence)
+            )
         return column, amount if evidence.ndim == 1 else amount * explained(evidence, place)
 
     def _clusters(self, column: Tensor, ndim: int) -> Tensor:
@@ -245,7 +249,7 @@ class NEON(attr.Attribution):
     def _assigned(self, shape: tuple[int, ...], entered: Tensor) -> Tensor:
         """Output (N,) of the assigned clusters, of what entered the head."""
         layer = self.head.evidence_layer
-        return columns_of(layer.contest(layer.scores(self.head.rows(entered))).cluster[:, 0], self.head, shape)
+        return columns_of(layer.pool_competitors(layer.scores(self.head.rows(entered))).cluster[:, 0], self.head, shape)
 
 
 class LayerNEON(NEON, attr.LayerAttribution):

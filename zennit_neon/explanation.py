@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from . import functional
-from .attributors.closed_form import Closed, Question, closed_form_of
-from .attributors.through_model import Trunk
+from .attributors.closed_form import ClosedFormAttributor, Question, attributor_of
+from .attributors.through_model import ModelAttributor
 from .heads.base import Head
 from .heads.questions import asked_of, check_fidelity, labels_of, leave_out, named_clusters
 from .utils.arrays import Array, as_array
@@ -129,14 +129,14 @@ def explain(
         raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
     has_head = isinstance(model, nn.Module) and any(isinstance(part, Head) for part in model.modules())
     is_trunk = composite is not None or (has_head and not isinstance(model, Head))
-    route: Closed
+    route: ClosedFormAttributor
     noise = None
     if is_trunk:
-        route = trunk = Trunk(given, composite, Table(X), batch_size, progress)
+        route = trunk = ModelAttributor(given, composite, Table(X), batch_size, progress)
         if competitor is None and trunk.competitor is not None:  # rules know clusters by their positions
             competitor = labels_of(route.head)[place_of(trunk.competitor, None, route.head.n_clusters, "competitor")]
     else:
-        route, noise = closed_form_of(model, X, batch_size, progress)
+        route, noise = attributor_of(model, X, batch_size, progress)
     head, table = route.head, route.table
     check_fidelity(head, min_fidelity)
     chosen, rival = asked_of(cluster, competitor, head, route.shape, table.index)
@@ -198,7 +198,7 @@ class Explanation:
     n_clusters: int
     labels: tuple[Any, ...]
     _own: Tensor
-    _route: Closed
+    _route: ClosedFormAttributor
     _question: Question
 
     def __repr__(self) -> str:

@@ -156,7 +156,7 @@ class Dissipate(_Rule):
         activations = self.stored_tensors["input"]
         rule = self.rule.copy()
         rule.stored_tensors.update(self.stored_tensors)
-        pooled = module.spread(module.pooled(activations)[0])
+        pooled = module.expand_to_units(module.pooled(activations)[0])
         return rule.propagate(module, relevance) * functional.quotient(activations, pooled)
 
 
@@ -271,8 +271,8 @@ class Detection(_Rule):
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """(N, C, K - 1, ...), or (N, P, P, ...) of support vectors, to (N, d, ...)."""
         x = self.stored_tensors["input"]
-        shift = module.shift if module.shifted and self.competitor is None else 0.0
-        if module.shift and not module.shifted:  # the constant of soft pooling is none of the linear layer's
+        shift = module.shift if module.shift_in_bias and self.competitor is None else 0.0
+        if module.shift and not module.shift_in_bias:  # the constant of soft pooling is none of the linear layer's
             output = self.stored_tensors["output"]
             divisor = output if self.competitor is None else output - module.shift
             relevance = functional.quotient(relevance, divisor) * (output - module.shift)
@@ -339,9 +339,9 @@ class ClosedForm(_PoolingRule):
         """Relevance of points with one target each."""
         cluster = module.clusters[column]
         if self.competitor is None:
-            passed = module.coefficients(module.contest(scores, cluster), beta, target)
+            passed = module.coefficients(module.pool_competitors(scores, cluster), beta, target)
         else:
-            passed, contrast, _ = module.versus(scores, self.competitor, cluster)
+            passed, contrast, _ = module.contrast_coefficients(scores, self.competitor, cluster)
             passed = passed * functional.quotient(target, contrast)[:, None]
         return self._down(module, points, scores, passed, cluster)
 
@@ -349,14 +349,16 @@ class ClosedForm(_PoolingRule):
         """Relevance of points from coefficients."""
         if self.linear is None:
             return module.redistribute(points, passed, cluster)
-        shift = module.shift if module.shifted and self.competitor is None else 0.0
+        shift = module.shift if module.shift_in_bias and self.competitor is None else 0.0
         origin = getattr(module, "center", None)
         inputs = points if origin is None else points + origin.to(points)
         total = torch.zeros_like(points)
-        size = max(1, NUMBERS // (len(module.weight) * module.units_of_one))
+        size = max(1, NUMBERS // (len(module.weight) * module.max_cluster_units))
         for c in cluster.unique().tolist():
             for rows in (cluster == c).nonzero()[:, 0].split(size):
-                for unit, others, pairs in module.pairs(points[rows], scores[rows], passed[rows], c, shift):
+                for unit, others, pairs in module.relevance_of_pairs(
+                    points[rows], scores[rows], passed[rows], c, shift
+                ):
                     total[rows] += _detected(self.linear, module, inputs[rows], pairs, unit, others, shift)
         return total
 
@@ -366,7 +368,7 @@ def _detected(
 ) -> Tensor:
     """Relevance of points (M, d) from that of the neurons (M, Q) of one unit, by a rule for linear layers."""
     layer = nn.Linear(1, 1)
-    weight, bias = module.linear()
+    weight, bias = module.linear_units()
     layer.weight = nn.Parameter(weight[unit] - weight[others], requires_grad=False)
     layer.bias = nn.Parameter(bias[unit] - bias[others] + shift, requires_grad=False)
     if linear is None:

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ..estimators.agreement import check_predictions
-from ..estimators.clusterings import behind, neuralized
+from ..estimators.clusterings import neuralize_final_step, neuralized
 from ..estimators.columns import encode
-from ..functional.competitors import Contest
+from ..functional.competitors import PooledCompetitors
 from ..heads.base import Head
 from ..heads.calibration import stiffness
 from ..utils.arrays import Array, plain
 from ..utils.labels import are_labels
 from ..utils.tables import Columns, Table
 
-__all__ = ["Closed", "Encoded", "Question", "closed_form_of"]
+__all__ = ["ClosedFormAttributor", "Encoded", "Question", "attributor_of"]
 
 #: What calibration keeps so that it is not computed twice (numbers; 16 MB in float32).
 KEPT = 2**22
@@ -46,13 +46,13 @@ class Question:
     through: int | None = None
 
 
-class Closed:
+class ClosedFormAttributor:
     """Relevance of the input of a head, in closed form; every location of (N, d, ...) is a point."""
 
     def __init__(self, head: Head, table: Table, batch_size: int | None = None, progress: bool = False):
         self.head, self.table = head, table
         self.batch_size, self.progress = batch_size, progress
-        self._kept: dict[int, Contest] = {}
+        self._kept: dict[int, PooledCompetitors] = {}
         self.check()
 
     def check(self) -> None:
@@ -89,9 +89,9 @@ class Closed:
         total, room = 0.0, KEPT if keep else 0
         with torch.no_grad():
             for place, x in self.batches("calibrate"):
-                contest = self.head.evidence_layer.contest(self._scores(place, x)[1])
+                contest = self.head.evidence_layer.pool_competitors(self._scores(place, x)[1])
                 total += float(contest.pooled.sum(dtype=torch.float64))
-                room -= contest.excess.numel()
+                room -= contest.gap.numel()
                 if room >= 0:
                     self._kept[place.start] = contest
         return stiffness(total, torch.Size(self.shape).numel())
@@ -132,10 +132,10 @@ class Closed:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients, evidence and cluster of points, for all competitors or for one."""
         if question.competitor is not None:
-            return self.head.evidence_layer.versus(scores, question.competitor, cluster)
-        return self._answer(self.head.evidence_layer.contest(scores, cluster), question)
+            return self.head.evidence_layer.contrast_coefficients(scores, question.competitor, cluster)
+        return self._answer(self.head.evidence_layer.pool_competitors(scores, cluster), question)
 
-    def _answer(self, contest: Contest, question: Question) -> tuple[Tensor, Tensor, Tensor]:
+    def _answer(self, contest: PooledCompetitors, question: Question) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients, evidence and cluster of points, for all competitors."""
         passed = self.head.evidence_layer.coefficients(contest, question.beta)
         return passed, contest.pooled[:, 0], contest.cluster[:, 0]
@@ -143,7 +143,9 @@ class Closed:
     def _flow(self, passed: Tensor, scores: Tensor, cluster: Tensor, question: Question) -> Tensor:
         """Relevance (M, K) through each competitor: coefficient times activation."""
         layer = self.head.evidence_layer
-        return layer.flow(passed, scores, cluster, layer.shift if question.competitor is None else 0.0)
+        return layer.relevance_by_competitor(
+            passed, scores, cluster, layer.shift if question.competitor is None else 0.0
+        )
 
     @contextlib.contextmanager
     def _attached(self, question: Question) -> Iterator[None]:
@@ -162,14 +164,14 @@ class Closed:
         else:
             passed, evidence, own = self._answer(contest, question)
         if question.through is not None:
-            passed = self.head.evidence_layer.only(passed, question.through, own)
+            passed = self.head.evidence_layer.select_competitor(passed, question.through, own)
         fits = out.ndim == 2 and out.dtype == points.dtype and out.device == points.device
         layer = self.head.evidence_layer
         relevance = layer.redistribute(points, passed, own, out if fits else None)
         if layer.conserves and cluster is not None and question.competitor is None and question.through is None:
             # large coefficients of nearly inactive competitors amplify rounding: what is missing goes to the nearest
             missing = evidence - relevance.sum(1)
-            passed = layer.coefficients(layer.contest(scores, cluster), math.inf, missing)
+            passed = layer.coefficients(layer.pool_competitors(scores, cluster), math.inf, missing)
             relevance += layer.redistribute(points, passed, own)
         shape = self.shape_of(x.shape)
         if len(shape) > 1:
@@ -177,7 +179,7 @@ class Closed:
         return relevance, evidence.view(shape), own.view(shape)
 
 
-class Encoded(Closed):
+class Encoded(ClosedFormAttributor):
     """Relevance of the columns of a table that are encoded, column by column, before they reach the head."""
 
     table: Columns
@@ -192,7 +194,9 @@ class Encoded(Closed):
         return self.table.pooled(relevance), evidence, own
 
 
-def closed_form_of(model: Any, X: Any, batch_size: int | None, progress: bool) -> tuple[Closed, Array | None]:
+def attributor_of(
+    model: Any, X: Any, batch_size: int | None, progress: bool
+) -> tuple[ClosedFormAttributor, Array | None]:
     """The closed form of a clustering, behind an encoding of the columns of X where its Pipeline begins with one.
 
     And which points are noise, if the head stands for labels of them.
@@ -203,12 +207,12 @@ def closed_form_of(model: Any, X: Any, batch_size: int | None, progress: bool) -
     if encoded is None:
         found = neuralized(model, X, progress=progress)
         table = found.table(X)
-        route = Closed(found.head, table, batch_size, progress)
+        route = ClosedFormAttributor(found.head, table, batch_size, progress)
     else:
         encoding, steps = encoded
         table = columns = Columns(X, encoding)
         columns.check_names(getattr(model, "feature_names_in_", None))
-        found = behind(model, X, steps, progress)
+        found = neuralize_final_step(model, X, steps, progress)
         route = Encoded(found.head, columns, batch_size, progress)
     if is_estimator and found.groups is None:
         check_predictions(found.head, table, model)

@@ -12,13 +12,13 @@ from zennit.core import Composite
 from ..composites import Neon
 from ..heads.base import Head
 from ..utils.tables import Table
-from .closed_form import Closed, Question
+from .closed_form import ClosedFormAttributor, Question
 from .session import Session, plain_session, session, total
 
-__all__ = ["Trunk"]
+__all__ = ["ModelAttributor"]
 
 
-class Trunk(Closed):
+class ModelAttributor(ClosedFormAttributor):
     """Relevance of the input of a model that ends in a head, by Zennit's rules below the head.
 
     Parameters
@@ -27,7 +27,7 @@ class Trunk(Closed):
     composite : zennit.core.Composite, optional
         Not needed by a model without parameters before the head.
     table, batch_size, progress
-        As for :class:`~zennit_neon.attributors.closed_form.Closed`.
+        As for :class:`~zennit_neon.attributors.closed_form.ClosedFormAttributor`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Trunk(Closed):
     def calibrate(self, keep: bool) -> float:
         """Stiffness by Eq. 3 (paper 1) over the table."""
         with plain_session(self._live_model()) as plain:
-            return Closed.calibrate(self._within(plain), keep)
+            return ClosedFormAttributor.calibrate(self._within(plain), keep)
 
     def relevance(self, question: Question, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Relevance like X, evidence, and cluster of each point: the chosen, or else the assigned one."""
@@ -110,7 +110,7 @@ class Trunk(Closed):
         competitor = question.competitor if question.through is None else question.through
         with session(model, composite.replaced(question.beta, competitor), said=self._said) as running:
             worker = self._within(running)
-            relevance, evidence, own = Closed.relevance(worker, question, chosen)
+            relevance, evidence, own = ClosedFormAttributor.relevance(worker, question, chosen)
             if question.through is None:
                 self._scores_of = worker._scores_of
                 running.conclude(*_totals(relevance, evidence))
@@ -139,7 +139,7 @@ class Trunk(Closed):
             )
         return self.model
 
-    def _within(self, running: Session) -> Trunk:
+    def _within(self, running: Session) -> ModelAttributor:
         """The same route on the twin of a session: several threads may ask one explanation."""
         worker = object.__new__(type(self))
         vars(worker).update(vars(self))
@@ -190,8 +190,8 @@ class Trunk(Closed):
             evidence = amount
             if question.through is not None:  # the rules then see one neuron, without the constant of soft pooling
                 layer = self.head.evidence_layer
-                shift = layer.shift if layer.shifted and question.competitor is None else 0.0
-                amount = layer.flow(passed, scores, own, shift)[:, question.through]
+                shift = layer.shift if layer.shift_in_bias and question.competitor is None else 0.0
+                amount = layer.relevance_by_competitor(passed, scores, own, shift)[:, question.through]
             column = own[:, None] == self.head.clusters.to(own.device)
             if not bool(column.any(1).all()):
                 raise ValueError(

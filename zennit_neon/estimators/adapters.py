@@ -179,7 +179,7 @@ def _faiss(estimator: Any) -> NeuralizedKMeans:
 
 def _pipeline(pipeline: Any) -> Head:
     steps = steps_of(pipeline)
-    return to_head(pipeline.steps[-1][1]).after(steps, _names(pipeline))
+    return to_head(pipeline.steps[-1][1]).with_preprocessing(steps, _names(pipeline))
 
 
 _CLUSTERINGS: Adapters[Head] = {

@@ -63,7 +63,7 @@ def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
         places = known[_sample(len(known))]
         with torch.no_grad():
             scores = inner.evidence_layer.scores(inner.rows(points.some(places)))
-            wanted = inner.evidence_layer.contest(scores).cluster[:, 0]
+            wanted = inner.evidence_layer.pool_competitors(scores).cluster[:, 0]
         _compare(head, table.some(places), wanted, places, "the network behind the steps of the Pipeline")
 
 
@@ -102,11 +102,11 @@ def _compare(head: Head, x: Tensor, wanted: Tensor, places: Array, what: str) ->
     with torch.no_grad():
         device = next(head.buffers()).device
         scores = layer.scores(head.rows(x.to(device)))
-        contest = layer.contest(scores)
+        contest = layer.pool_competitors(scores)
         wrong = (contest.cluster[:, 0].cpu() != wanted).nonzero()[:, 0]
         if not len(wrong):
             return
-        behind = -layer.contest(scores[wrong.to(device)], wanted[wrong].to(device)).pooled[:, 0].double().cpu()
+        behind = -layer.pool_competitors(scores[wrong.to(device)], wanted[wrong].to(device)).pooled[:, 0].double().cpu()
     rounded, wrong = wrong, wrong[behind > _rounding(head, x[wrong])]
     if not len(wrong) and len(rounded) > MOST * len(places):
         say(

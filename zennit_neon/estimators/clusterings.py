@@ -17,7 +17,7 @@ from .agreement import check_same
 from .steps import steps_of
 from .surrogate import surrogate
 
-__all__ = ["Neuralized", "behind", "neuralize", "neuralized"]
+__all__ = ["Neuralized", "neuralize_final_step", "neuralize", "neuralized"]
 
 #: Fits a head to labels of points.
 Fit = Callable[[Groups, Table], Head]
@@ -220,16 +220,16 @@ def neuralized(clustering: Any, X: Any = None, **options: Any) -> Neuralized:
     return _fitted(labels, X, fit, _is_hdbscan(last))
 
 
-def behind(pipeline: Any, X: Any, steps: list[Affine | RowNorm], progress: bool = False) -> Neuralized:
+def neuralize_final_step(pipeline: Any, X: Any, steps: list[Affine | RowNorm], progress: bool = False) -> Neuralized:
     """The clustering at the end of a Pipeline, seen from before ``steps``, whatever comes before those."""
     last = pipeline.steps[-1][1]
     if not are_labels(last):
         try:
-            return Neuralized(to_head(last).after(steps), None)
+            return Neuralized(to_head(last).with_preprocessing(steps), None)
         except (InexactError, TypeError):
             pass  # by its labels then
     head, found = neuralized(last, pipeline[:-1].transform(plain(X)), progress=progress)
-    return Neuralized(head.after(steps), found)
+    return Neuralized(head.with_preprocessing(steps), found)
 
 
 def _fitted(labels: Any, X: Any, fit: Fit, is_hdbscan: bool = False) -> Neuralized:
@@ -247,7 +247,7 @@ def _behind_steps(pipeline: Any, X: Any, labels: Any, fit: Fit) -> Neuralized:
     steps, table = steps_of(pipeline), Table(X)
     points = pipeline[:-1].transform(plain(X))
     inner = _behind_steps(last, points, labels, fit) if hasattr(last, "steps") else _fitted(labels, points, fit)
-    head = inner.head.after(steps, table.names)
+    head = inner.head.with_preprocessing(steps, table.names)
     check_same(head, inner.table(X), inner.head, inner.table(points))
     return Neuralized(head, inner.groups)
 

@@ -28,10 +28,10 @@ __all__ = [
     "contrasts",
     "competitor_index",
     "min_take_most",
-    "Contest",
-    "contest",
+    "PooledCompetitors",
+    "pool_competitors",
     "coefficients",
-    "versus",
+    "contrast_coefficients",
     "quotient",
     "redistribute",
 ]
@@ -127,20 +127,20 @@ def contrasts(scores: Tensor, clusters: Tensor) -> Tensor:
     return scores.index_select(1, clusters).unsqueeze(2) - other
 
 
-def _weights(excess: Tensor, beta: float) -> Tensor:
-    """``exp(beta * excess)`` for ``excess <= 0``; for ``beta = inf`` its limit, in which ties are equal."""
+def _weights(gap: Tensor, beta: float) -> Tensor:
+    """``exp(beta * gap)`` for ``gap <= 0``; for ``beta = inf`` its limit, in which ties are equal."""
     # -inf marks the explained cluster itself: it has no weight, also for beta = 0 where beta * -inf is NaN
-    limits = torch.finfo(excess.dtype)
+    limits = torch.finfo(gap.dtype)
     if beta > limits.max:
-        return (excess == 0).to(excess.dtype)
+        return (gap == 0).to(gap.dtype)
     if beta < limits.tiny:
-        return (excess > -math.inf).to(excess.dtype)
-    return torch.mul(excess, beta).exp_()
+        return (gap > -math.inf).to(gap.dtype)
+    return torch.mul(gap, beta).exp_()
 
 
-def _shares(excess: Tensor, beta: float, dim: int) -> Tensor:
-    """Softmax of ``beta * excess``."""
-    weight = _weights(excess, beta)
+def _shares(gap: Tensor, beta: float, dim: int) -> Tensor:
+    """Softmax of ``beta * gap``."""
+    weight = _weights(gap, beta)
     return weight / weight.sum(dim, keepdim=True)
 
 
@@ -189,11 +189,11 @@ def quotient(relevance: Tensor, activation: Tensor) -> Tensor:
     return torch.where(activation == 0, 0, relevance / torch.where(activation == 0, 1, activation))
 
 
-class Contest(NamedTuple):
+class PooledCompetitors(NamedTuple):
     """What min-pooling leaves of the scores of M points: how far each competitor is behind the nearest one."""
 
     #: (M, K): score of each competitor minus that of the nearest, at most 0; -inf at the explained cluster itself.
-    excess: Tensor
+    gap: Tensor
     #: (M, 1): evidence of the explained cluster.
     pooled: Tensor
     #: (M, 1) int64: the explained cluster.
@@ -202,19 +202,19 @@ class Contest(NamedTuple):
     margin: Tensor | None = None
 
 
-def contest(scores: Tensor, cluster: Tensor | None = None) -> Contest:
+def pool_competitors(scores: Tensor, cluster: Tensor | None = None) -> PooledCompetitors:
     """Pool scores (M, K) for one cluster a point, the assigned one unless ``cluster`` (M,) is given."""
     if cluster is None:
         own, cluster = scores.max(1, keepdim=True)
     else:
         cluster = cluster[:, None]
         own = scores.gather(1, cluster)
-    excess = scores.scatter(1, cluster, -math.inf)
-    nearest = excess.amax(1, keepdim=True)
-    return Contest(excess - nearest, own - nearest, cluster)
+    gap = scores.scatter(1, cluster, -math.inf)
+    nearest = gap.amax(1, keepdim=True)
+    return PooledCompetitors(gap - nearest, own - nearest, cluster)
 
 
-def coefficients(contest: Contest, beta: float, relevance: Tensor | None = None) -> Tensor:
+def coefficients(contest: PooledCompetitors, beta: float, relevance: Tensor | None = None) -> Tensor:
     r"""Min-take-most and the denominators of the midpoint rule in one, without the pairwise layer.
 
     .. math::
@@ -226,7 +226,7 @@ def coefficients(contest: Contest, beta: float, relevance: Tensor | None = None)
 
     Parameters
     ----------
-    contest : Contest
+    contest : PooledCompetitors
         Of the scores of M points and K clusters.
     beta : float
         Stiffness (Eq. 2, paper 1).
@@ -238,21 +238,21 @@ def coefficients(contest: Contest, beta: float, relevance: Tensor | None = None)
     Tensor, shape (M, K)
         Rows sum to zero.
     """
-    excess, pooled, cluster, _ = contest
-    behind = excess.scatter(1, cluster, 0) if excess.requires_grad else excess  # infinity has no gradient
+    gap, pooled, cluster, _ = contest
+    behind = gap.scatter(1, cluster, 0) if gap.requires_grad else gap  # infinity has no gradient
     # on the boundary f = h = 0 for the nearest competitor: a number that is next to nothing gives the limit
     safe = torch.where(pooled == 0, torch.finfo(pooled.dtype).tiny, pooled)
     least = float(pooled.detach().min()) if pooled.numel() else 1.0
     if least < 0:
-        share = _shares(excess, beta, 1)
+        share = _shares(gap, beta, 1)
         activation = 1 - behind / safe  # h_ck / f_c
         kept = share * _damping(activation)
-        kept.scatter_add_(1, excess.argmax(1, keepdim=True), 1 - kept.sum(1, keepdim=True))
+        kept.scatter_add_(1, gap.argmax(1, keepdim=True), 1 - kept.sum(1, keepdim=True))
         passed = kept / torch.where(activation == 0, 1, activation)
     else:
-        weight = _weights(excess, beta)
+        weight = _weights(gap, beta)
         total = weight.sum(1, keepdim=True)
-        if least > 4 * excess.shape[1] * torch.finfo(pooled.dtype).tiny:
+        if least > 4 * gap.shape[1] * torch.finfo(pooled.dtype).tiny:
             passed = weight / torch.addcmul(total, behind, total / safe, value=-1)  # total * h_ck / f_c
         else:  # total / f_c may be infinite
             passed = weight / (1 - behind / safe) / total
@@ -261,7 +261,9 @@ def coefficients(contest: Contest, beta: float, relevance: Tensor | None = None)
     return passed.scatter(1, cluster, -passed.sum(1, keepdim=True))
 
 
-def versus(scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def contrast_coefficients(
+    scores: Tensor, competitor: int, cluster: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Coefficients that explain one neuron of the first layer, :math:`h_{ck}`: why ``c`` rather than ``k``.
 
     Parameters

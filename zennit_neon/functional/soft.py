@@ -11,13 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-from .competitors import Contest, coefficients, min_take_most, quotient
+from .competitors import PooledCompetitors, coefficients, min_take_most, quotient
 
 __all__ = [
     "conserved_coefficients",
     "conserved_min_take_most",
     "soft_coefficients",
-    "soft_contest",
+    "soft_pool_competitors",
     "soft_evidence",
     "soft_min_take_most",
 ]
@@ -51,19 +51,19 @@ def soft_evidence(scores: Tensor, shift: float = 0.0) -> Tensor:
     return scores - others + shift
 
 
-def soft_contest(scores: Tensor, cluster: Tensor | None = None, shift: float = 0.0) -> Contest:
-    """As :func:`contest`, for the pool of :func:`soft_evidence`: shares are the softmax of ``excess``."""
+def soft_pool_competitors(scores: Tensor, cluster: Tensor | None = None, shift: float = 0.0) -> PooledCompetitors:
+    """As :func:`pool_competitors`, for the pool of :func:`soft_evidence`: shares are the softmax of ``gap``."""
     if cluster is None:
         cluster = scores.argmax(1)
     cluster = cluster[:, None]
     own = scores.gather(1, cluster)
     others = scores.scatter(1, cluster, -math.inf)
     nearest = others.amax(1, keepdim=True)
-    excess, margin = others - nearest, own - nearest  # small numbers, of which scores far from 0 leave the digits
-    return Contest(excess, margin - excess.logsumexp(1, keepdim=True) + shift, cluster, margin)
+    gap, margin = others - nearest, own - nearest  # small numbers, of which scores far from 0 leave the digits
+    return PooledCompetitors(gap, margin - gap.logsumexp(1, keepdim=True) + shift, cluster, margin)
 
 
-def soft_coefficients(contest: Contest, relevance: Tensor | None = None) -> Tensor:
+def soft_coefficients(contest: PooledCompetitors, relevance: Tensor | None = None) -> Tensor:
     r"""Soft min-take-most, its dissipation (Prop. 7, paper 1), and the division by activations of the rule below.
 
     .. math::
@@ -72,8 +72,8 @@ def soft_coefficients(contest: Contest, relevance: Tensor | None = None) -> Tens
 
     Parameters
     ----------
-    contest : Contest
-        From :func:`soft_contest`.
+    contest : PooledCompetitors
+        From :func:`soft_pool_competitors`.
     relevance : Tensor, shape (M,), optional
         What to distribute; the evidence if not given.
 
@@ -82,8 +82,8 @@ def soft_coefficients(contest: Contest, relevance: Tensor | None = None) -> Tens
     Tensor, shape (M, K)
         Rows sum to zero.
     """
-    excess, pooled, cluster, _ = contest
-    passed = excess.softmax(1)
+    gap, pooled, cluster, _ = contest
+    passed = gap.softmax(1)
     if relevance is not None:
         passed = passed * quotient(relevance[:, None], pooled)
     return passed.scatter(1, cluster, -passed.sum(1, keepdim=True))
@@ -110,7 +110,7 @@ def soft_min_take_most(contrasts: Tensor, relevance: Tensor) -> Tensor:
     return torch.softmax(-contrasts, 2) * contrasts * quotient(relevance.unsqueeze(2), pooled)
 
 
-def conserved_coefficients(contest: Contest, relevance: Tensor | None = None) -> Tensor:
+def conserved_coefficients(contest: PooledCompetitors, relevance: Tensor | None = None) -> Tensor:
     r"""Soft min-take-most that keeps all relevance (Eq. 9, paper 2), and the division by activations below.
 
     .. math:: R_k = p_k f_c, \qquad a_k = \frac{R_k}{h_k}, \qquad p_k = \mathrm{softmax}_{k \neq c}(z_k), \quad
@@ -122,8 +122,8 @@ def conserved_coefficients(contest: Contest, relevance: Tensor | None = None) ->
 
     Parameters
     ----------
-    contest : Contest
-        From :func:`soft_contest`, without a shift.
+    contest : PooledCompetitors
+        From :func:`soft_pool_competitors`, without a shift.
     relevance : Tensor, shape (M,), optional
         What to distribute; the evidence if not given.
 
@@ -132,15 +132,15 @@ def conserved_coefficients(contest: Contest, relevance: Tensor | None = None) ->
     Tensor, shape (M, K)
         Rows sum to zero.
     """
-    excess, pooled, cluster, margin = contest
+    gap, pooled, cluster, margin = contest
     assert margin is not None
-    dead = (margin == 0) & (excess == 0)
-    alive = excess.masked_fill(dead, -math.inf)
+    dead = (margin == 0) & (gap == 0)
+    alive = gap.masked_fill(dead, -math.inf)
     next_best = alive.amax(1, keepdim=True)
     skipped = dead.any(1, keepdim=True) & (next_best > -math.inf)
-    excess = torch.where(skipped, alive - next_best, excess)
+    gap = torch.where(skipped, alive - next_best, gap)
     margin = torch.where(skipped, margin - next_best, margin)
-    return coefficients(Contest(excess, margin, cluster), 1.0, pooled[:, 0] if relevance is None else relevance)
+    return coefficients(PooledCompetitors(gap, margin, cluster), 1.0, pooled[:, 0] if relevance is None else relevance)
 
 
 def conserved_min_take_most(contrasts: Tensor, relevance: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ class Head(Calibrated):
         head.fidelity = self.fidelity
         return head.train(self.training)
 
-    def after(self, steps: Iterable[Affine | RowNorm], feature_names: Sequence[str] | None = None) -> Head:
+    def with_preprocessing(self, steps: Iterable[Affine | RowNorm], feature_names: Sequence[str] | None = None) -> Head:
         """The same clustering as seen from before ``steps``: relevance then belongs to their input."""
         steps = check_steps(steps)
         if not steps and feature_names is None:
@@ -216,6 +216,9 @@ class Head(Calibrated):
         if "steps" not in self.arguments():
             raise ValueError(f"a {type(self).__name__} cannot be put behind the steps of a Pipeline")
         return self.rebuilt(steps=(*steps, *self.steps), feature_names=feature_names)
+
+    #: The name of :meth:`with_preprocessing` up to release 0.1.
+    after = with_preprocessing
 
     def without_scales(self) -> tuple[Head, Affine | None]:
         """The same clustering as seen from behind the scalers that come first, and what these do (None without any)."""

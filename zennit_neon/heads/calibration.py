@@ -86,12 +86,14 @@ class Calibrated(nn.Module):
             layer = self.evidence_layer
             with torch.no_grad():
                 for place, x in table.batches(size, progress, "calibrate", next(self.buffers())):
-                    yield table.check(place, (layer.unscaled if self.soft else layer.scores)(self.rows(x)))
+                    yield table.check(place, (layer.unscaled_scores if self.soft else layer.scores)(self.rows(x)))
 
         if probability is not None:
             self._set_stiffness(stiffness_at(probability, self._behind(scores)))
             return self
-        total = sum(float(self.evidence_layer.contest(part).pooled.sum(dtype=torch.float64)) for part in scores())
+        total = sum(
+            float(self.evidence_layer.pool_competitors(part).pooled.sum(dtype=torch.float64)) for part in scores()
+        )
         self._set_stiffness(stiffness(total, torch.Size((len(table), *table.shape[2:])).numel()))
         return self
 
@@ -104,7 +106,7 @@ class Calibrated(nn.Module):
                     f"calibrate(X) for beta = 1 / mean evidence (Eq. 3); got {probability!r}"
                 )
             return None
-        if not hasattr(self.evidence_layer, "unscaled"):
+        if not hasattr(self.evidence_layer, "unscaled_scores"):
             raise ValueError("this head explains probabilities, whose pool has no stiffness beta to calibrate")
         if probability is None:
             raise ValueError(

@@ -84,7 +84,7 @@ def prune(head: NeuralizedKernelKMeans, X: Any, tolerance: float = 1e-3, *, expl
     total = 0.0
     with exact(), torch.no_grad():
         for _, scores, shares in _batches(head, table):
-            total += float(layer.contest(scores).pooled.sum(dtype=torch.float64))
+            total += float(layer.pool_competitors(scores).pooled.sum(dtype=torch.float64))
             kept |= torch.cat([_needed(part, tolerance) for part in shares.split(sizes, 1)], 1).any(0)
         beta = head.beta if head.beta is not None else stiffness(total, len(table))
         pruned = _reduced(head, kept, beta, head.explicit if explicit is None else explicit)
@@ -141,5 +141,5 @@ def _errors(
 def _relevance(head: NeuralizedKernelKMeans, x: Tensor, cluster: Tensor, beta: float | None) -> Tensor:
     """Relevance of points for one cluster each."""
     layer, points = head.evidence_layer, head.rows(x)
-    passed = layer.coefficients(layer.contest(layer.scores(points), cluster), beta)
+    passed = layer.coefficients(layer.pool_competitors(layer.scores(points), cluster), beta)
     return layer.redistribute(points, passed, cluster)

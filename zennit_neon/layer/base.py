@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..functional.soft import conserved_coefficients, soft_coefficients, soft_contest, soft_evidence
+from ..functional.soft import conserved_coefficients, soft_coefficients, soft_evidence, soft_pool_competitors
 
 __all__ = ["Centroids", "Scored", "Stiff", "is_split", "less"]
 
@@ -65,50 +65,54 @@ class Scored(nn.Module):
         """What soft pooling adds to the logit of a probability: 0 for 1/2."""
         return 0.0 if self.conserve else self.shift + math.log(self.n_clusters - 1)
 
-    def contest(self, scores: Tensor, cluster: Tensor | None = None) -> functional.Contest:
+    def pool_competitors(self, scores: Tensor, cluster: Tensor | None = None) -> functional.PooledCompetitors:
         """Scores (M, K) of points, pooled for one cluster each."""
         if not self.soft:
-            return functional.contest(scores, cluster)
-        return soft_contest(scores, cluster, self.threshold)
+            return functional.pool_competitors(scores, cluster)
+        return soft_pool_competitors(scores, cluster, self.threshold)
 
-    def coefficients(self, contest: functional.Contest, beta: float | None, relevance: Tensor | None = None) -> Tensor:
+    def coefficients(
+        self, contest: functional.PooledCompetitors, beta: float | None, relevance: Tensor | None = None
+    ) -> Tensor:
         """Coefficients (M, K) of the rule for the layer below; soft pooling needs no stiffness."""
         if self.soft:
             return (conserved_coefficients if self.conserve else soft_coefficients)(contest, relevance)
         assert beta is not None
         return functional.coefficients(contest, beta, relevance)
 
-    def versus(self, scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def contrast_coefficients(
+        self, scores: Tensor, competitor: int, cluster: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients, activation and cluster where one competitor alone counts."""
         self.check_competitor(competitor)
-        return functional.versus(scores, competitor, cluster)
+        return functional.contrast_coefficients(scores, competitor, cluster)
 
     def check_competitor(self, competitor: int) -> None:
         """``ValueError`` if there is no such cluster."""
         if not 0 <= competitor < self.n_clusters:
             raise ValueError(f"competitor must be from 0 to {self.n_clusters - 1}, got {competitor}")
 
-    def only(self, passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
+    def select_competitor(self, passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
         """The part of coefficients that belongs to one competitor; none where it is the explained cluster."""
         part = passed[:, competitor] * (cluster != competitor)
         alone = torch.zeros_like(passed)
         alone[:, competitor] = part
         return alone.scatter_add_(1, cluster[:, None], -part[:, None])
 
-    def flow(self, passed: Tensor, scores: Tensor, cluster: Tensor, shift: float = 0.0) -> Tensor:
+    def relevance_by_competitor(self, passed: Tensor, scores: Tensor, cluster: Tensor, shift: float = 0.0) -> Tensor:
         """Relevance (M, K) through each competitor: coefficient times activation."""
         own = cluster[:, None]
         return passed * (scores.gather(1, own) - scores + shift).scatter(1, own, 0)
 
-    def pool(self, units: Tensor) -> Tensor:
+    def pool_units(self, units: Tensor) -> Tensor:
         """Scores (N, K) from the linear units (N, P) below them: the same where a cluster has one unit."""
         return units
 
-    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Coefficients (M, P) of the linear units, and what :meth:`Centroids.spread` says of features that mix."""
+    def unit_coefficients(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Coefficients (M, P) of the linear units, and the part that is the own cluster's where features mix."""
         return coefficients, None
 
-    def linear(self) -> tuple[Tensor, Tensor]:
+    def linear_units(self) -> tuple[Tensor, Tensor]:
         """Weight (P, d) and bias (P,) of the linear units, in float64 and the coordinates of the layer's input.
 
         A neuron of the first layer is the difference of two of them.
@@ -116,14 +120,14 @@ class Scored(nn.Module):
         raise TypeError(f"{type(self).__name__} has no linear layer that compares clusters")
 
     #: Whether the constant of soft pooling belongs to the bias of the neurons.
-    shifted = False
+    shift_in_bias = False
 
     @property
-    def units_of_one(self) -> int:
+    def max_cluster_units(self) -> int:
         """Linear units of a cluster, at most."""
         return 1
 
-    def pairs(
+    def relevance_of_pairs(
         self, centred: Tensor, scores: Tensor, passed: Tensor, cluster: int, shift: float
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Relevance of the neurons of one cluster, from coefficients (M, K) of points with their scores (M, K).
@@ -139,7 +143,7 @@ class Scored(nn.Module):
         others = functional.competitor_index(self.n_clusters, torch.tensor([cluster], device=scores.device))[0]
         yield cluster, others, passed[:, others] * (scores[:, cluster, None] - scores[:, others] + shift)
 
-    def chosen(self, evidence: Tensor) -> Tensor:
+    def select_clusters(self, evidence: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
         return evidence.index_select(1, self.clusters)
 
@@ -209,24 +213,24 @@ class Centroids(Scored, Stiff):
 
     def scores(self, centred: Tensor) -> Tensor:
         """Scores of all clusters, of which evidence is a difference: (N, d, ...) to (N, K, ...)."""
-        scores = self.unscaled(centred)
+        scores = self.unscaled_scores(centred)
         return scores * self.stiffness if self.soft else scores
 
-    def unscaled(self, centred: Tensor) -> Tensor:
+    def unscaled_scores(self, centred: Tensor) -> Tensor:
         """Scores as differences of distances, before the stiffness of a soft clustering."""
         return functional.scores(centred, self.weight.to(centred), self.root.to(centred))
 
-    def linear(self) -> tuple[Tensor, Tensor]:
+    def linear_units(self) -> tuple[Tensor, Tensor]:
         """Weight (P, d) and bias (P,) of the linear units, in float64 and the coordinates of the layer's input."""
         scale = self.stiffness if self.soft else 1.0
         weight, root = self.weight.double(), self.root.double() + 2 * self.center.double()
         return 2 * scale * weight, -scale * (weight * root).sum(1)
 
-    def pool(self, units: Tensor) -> Tensor:
+    def pool_units(self, units: Tensor) -> Tensor:
         r"""Scores (N, K) from linear units (N, P), :math:`2 v_m \cdot x - v_m \cdot \rho_m`."""
         return units * self.stiffness if self.soft else units
 
-    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+    def unit_coefficients(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
         r"""Coefficients :math:`a` (M, P) of the linear units, and the part :math:`b` (M, P) that is the cluster's own.
 
         With them, :meth:`redistribute` is, feature by feature,

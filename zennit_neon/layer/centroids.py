@@ -77,7 +77,7 @@ class CentroidEvidence(Centroids):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        return self.chosen(self.evidence(self.scores(self.centred(x))))
+        return self.select_clusters(self.evidence(self.scores(self.centred(x))))
 
 
 class CentroidDistance(nn.Module):

@@ -16,7 +16,7 @@ class _Logits(Scored):
 
     bias: Tensor
     conserves = False
-    shifted = True
+    shift_in_bias = True
 
     def _store(self, weight: Tensor, bias: Tensor, clusters: Tensor | None, shift: float | None) -> None:
         if clusters is None:
@@ -38,7 +38,7 @@ class _Logits(Scored):
             return torch.addmm(bias, centred, weight.t())
         return (torch.matmul(weight, centred.flatten(2)) + bias[:, None]).unflatten(2, centred.shape[2:])
 
-    def linear(self) -> tuple[Tensor, Tensor]:
+    def linear_units(self) -> tuple[Tensor, Tensor]:
         """Weight (K, d) and bias (K,) of the logits, in float64."""
         return self.weight.double(), self.bias.double()
 
@@ -95,4 +95,4 @@ class LogitEvidence(_Logits, Stiff):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        return self.chosen(self.evidence(self.scores(self.centred(x))))
+        return self.select_clusters(self.evidence(self.scores(self.centred(x))))

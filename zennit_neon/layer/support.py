@@ -81,13 +81,13 @@ class SupportEvidence(Centroids):
         return len(self.sizes)
 
     @property
-    def units_of_one(self) -> int:
+    def max_cluster_units(self) -> int:
         """Support vectors of a cluster, at most."""
         return max(self.sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        return self.chosen(self.evidence(self._stretched(self._pooled(self.centred(x))[0])))
+        return self.select_clusters(self.evidence(self._stretched(self._pooled(self.centred(x))[0])))
 
     def get_extra_state(self) -> dict[str, float | None]:
         """Stiffness and kernel parameter."""
@@ -102,12 +102,12 @@ class SupportEvidence(Centroids):
 
     def scores(self, centred: Tensor) -> Tensor:
         """Scores of all clusters, :math:`s_k = |x|^2 - O_k`: (N, d, ...) to (N, K, ...)."""
-        return self._stretched(self.unscaled(centred))
+        return self._stretched(self.unscaled_scores(centred))
 
     def _stretched(self, pooled: Tensor) -> Tensor:
         return pooled * self.stiffness if self.soft else pooled
 
-    def unscaled(self, centred: Tensor) -> Tensor:
+    def unscaled_scores(self, centred: Tensor) -> Tensor:
         """Scores as differences of distances, before the stiffness of a soft clustering."""
         pooled, shares = self._pooled(centred)
         if not shares.requires_grad and not centred.is_inference():  # those have no version
@@ -186,12 +186,12 @@ class SupportEvidence(Centroids):
         scale = self.stiffness if self.soft else 1.0
         return pairs * (units[:, own].unsqueeze(2) - units.unsqueeze(1)) * scale
 
-    def linear(self) -> tuple[Tensor, Tensor]:
+    def linear_units(self) -> tuple[Tensor, Tensor]:
         """Weight (P, d) and bias (P,) of the linear units; the stiffness of a soft clustering comes after the pools."""
         weight, root = self.weight.double(), self.root.double() + 2 * self.center.double()
         return 2 * weight, -(weight * root).sum(1)
 
-    def pairs(
+    def relevance_of_pairs(
         self, centred: Tensor, scores: Tensor, passed: Tensor, cluster: int, shift: float
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """As for one unit a cluster, for each support vector of the cluster and all those of others."""
@@ -201,11 +201,11 @@ class SupportEvidence(Centroids):
         for i, unit in enumerate(range(own.start, own.stop)):
             yield unit, others, flow[:, i, others]
 
-    def pool(self, units: Tensor) -> Tensor:
+    def pool_units(self, units: Tensor) -> Tensor:
         """Scores (N, K) from linear units (N, P)."""
         return self._stretched(soft_maximum(units, self.sizes, self.gamma, self.log_weight)[0])
 
-    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+    def unit_coefficients(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
         """Coefficients (M, P) of the support vectors, and the shares (M, P) of the explained cluster's own.
 
         Raises
@@ -304,7 +304,7 @@ class LogMeanExpPool(nn.Module):
         pooled, shares = soft_maximum(-x.transpose(1, 2), self.sizes, -self.sharpness, self.log_weight)
         return -pooled.transpose(1, 2), shares.transpose(1, 2)
 
-    def spread(self, pooled: Tensor) -> Tensor:
+    def expand_to_units(self, pooled: Tensor) -> Tensor:
         """Give each support vector the value of its cluster."""
         sizes = torch.tensor(self.sizes, device=pooled.device)
         return pooled.repeat_interleave(sizes, 1 if self.sharpness > 0 else 2, output_size=sum(self.sizes))
@@ -313,9 +313,9 @@ class LogMeanExpPool(nn.Module):
         """Relevance of the outputs, each support vector with that of its cluster."""
         if self.sharpness > 0:
             whole = relevance.new_zeros(relevance.shape[0], len(self.sizes), *relevance.shape[2:])
-            return self.spread(whole.index_add(1, self.clusters, relevance))
+            return self.expand_to_units(whole.index_add(1, self.clusters, relevance))
         whole = relevance.new_zeros(*relevance.shape[:2], len(self.sizes), *relevance.shape[3:])
-        return self.spread(whole.scatter(2, self.others(relevance), relevance))
+        return self.expand_to_units(whole.scatter(2, self.others(relevance), relevance))
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled activations."""

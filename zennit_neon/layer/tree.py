@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..functional.competitors import Contest
+from ..functional.competitors import PooledCompetitors
 from .base import Centroids
 
 __all__ = ["PathEvidence"]
@@ -85,7 +85,7 @@ class PathEvidence(Centroids):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
-        return self.chosen(self.evidence(self.scores(self.centred(x))))
+        return self.select_clusters(self.evidence(self.scores(self.centred(x))))
 
     def evidence(self, scores: Tensor) -> Tensor:
         """Evidence (N, K, ...) from the activations of the splits (N, K - 1, ...)."""
@@ -94,16 +94,18 @@ class PathEvidence(Centroids):
         along = (scores.index_select(1, split) * turn.view(shape) for split, turn in steps)
         return functools.reduce(torch.minimum, along)
 
-    def contest(self, scores: Tensor, cluster: Tensor | None = None) -> Contest:
+    def pool_competitors(self, scores: Tensor, cluster: Tensor | None = None) -> PooledCompetitors:
         """Splits (M, K - 1) of points, pooled over the path to one leaf each."""
         cluster = self.evidence(scores).argmax(1) if cluster is None else cluster
         side = self.side.to(scores)[cluster]
         own, pooled = cluster[:, None], torch.where(side == 0, torch.inf, side * scores).amin(1, keepdim=True)
         excess = torch.where(side == 0, -torch.inf, pooled - side * scores)
         whole = excess.new_full((len(excess), self.n_clusters), -torch.inf)
-        return Contest(whole.scatter(1, self._columns(own), excess), pooled, own)
+        return PooledCompetitors(whole.scatter(1, self._columns(own), excess), pooled, own)
 
-    def versus(self, scores: Tensor, competitor: int, cluster: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def contrast_coefficients(
+        self, scores: Tensor, competitor: int, cluster: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients that explain one split, that at which the leaf and its competitor part."""
         self.check_competitor(competitor)
         cluster = self.evidence(scores).argmax(1) if cluster is None else cluster
@@ -112,14 +114,14 @@ class PathEvidence(Centroids):
         contrast = self._activations(scores, cluster[:, None], other[:, None])[:, 0]
         return self._add(passed, cluster, other, (cluster != competitor).to(scores)), contrast, cluster
 
-    def only(self, passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
+    def select_competitor(self, passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
         """The part of coefficients that belongs to one competitor: that of their split, shared by its other side."""
         other = torch.full_like(cluster, competitor)
         part = passed.gather(1, self._column(cluster, other)[:, None])[:, 0]
         part = part / self.twins.to(passed)[cluster, competitor] * (cluster != competitor)
         return self._add(torch.zeros_like(passed), cluster, other, part)
 
-    def flow(self, passed: Tensor, scores: Tensor, cluster: Tensor, shift: float = 0.0) -> Tensor:
+    def relevance_by_competitor(self, passed: Tensor, scores: Tensor, cluster: Tensor, shift: float = 0.0) -> Tensor:
         """Relevance (M, K) through each competitor; the leaves on the other side of a split share what flows there."""
         own = cluster[:, None]
         other = torch.arange(self.n_clusters, device=own.device).expand(len(own), -1)
@@ -128,10 +130,10 @@ class PathEvidence(Centroids):
 
     def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         """Relevance of points (M, d) by the midpoint rule, from coefficients (M, K) for the explained leaf (M,)."""
-        passed, _ = self.spread(centred, coefficients, cluster)
+        passed, _ = self.unit_coefficients(centred, coefficients, cluster)
         return functional.redistribute(centred, passed, self.weight.to(centred), self.root.to(centred), None, out)
 
-    def spread(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+    def unit_coefficients(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
         """Coefficients (M, K - 1) of the splits; their roots are midpoints already, so there is no part of its own."""
         return -coefficients.gather(1, self._columns(cluster[:, None])) * self.side.to(coefficients)[cluster], None
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attributors.closed_form import Question
-from ..estimators.clusterings import Neuralized, behind, neuralized
+from ..estimators.clusterings import Neuralized, neuralize_final_step, neuralized
 from ..estimators.steps import steps_of
 from ..heads.base import Head
 from ..heads.calibration import stiffness
@@ -75,8 +75,8 @@ class WordAttributor:
             return beta
         total = 0.0
         for place in self.batches("calibrate"):
-            scores = self.layer.pool(self.words.units(self.X[place], self.scale[place]))
-            total += float(self.layer.contest(scores).pooled.sum())
+            scores = self.layer.pool_units(self.words.units(self.X[place], self.scale[place]))
+            total += float(self.layer.pool_competitors(scores).pooled.sum())
         return stiffness(total, self.X.shape[0])
 
     def batches(self, title: str) -> Iterator[slice]:
@@ -95,14 +95,14 @@ class WordAttributor:
     ) -> tuple[Array, Array | None, Array, Array]:
         """Coefficients of the linear units and the cluster's own part, evidence, and cluster of documents."""
         units = self.words.units(X, scale)
-        scores = self.layer.pool(units)
+        scores = self.layer.pool_units(units)
         if question.competitor is not None:
-            passed, evidence, own = self.layer.versus(scores, question.competitor, cluster)
+            passed, evidence, own = self.layer.contrast_coefficients(scores, question.competitor, cluster)
         else:
-            contest = self.layer.contest(scores, cluster)
+            contest = self.layer.pool_competitors(scores, cluster)
             passed = self.layer.coefficients(contest, question.beta)
             evidence, own = contest.pooled[:, 0], contest.cluster[:, 0]
-        a, b = self.layer.spread(units, passed, own)
+        a, b = self.layer.unit_coefficients(units, passed, own)
         return a.numpy(), None if b is None else b.numpy(), evidence.numpy(), own.numpy()
 
     def explain(self, cluster: Tensor | None, question: Question) -> tuple[Array, Array, Array, Array]:
@@ -155,4 +155,4 @@ def _neuralized(steps: list[Any], points: Any) -> Neuralized:
     if len(steps) == 1:
         return neuralized(steps[0], points)
     whole = make_pipeline(*steps)
-    return behind(whole, points, steps_of(whole)) if are_labels(steps[-1]) else neuralized(whole, points)
+    return neuralize_final_step(whole, points, steps_of(whole)) if are_labels(steps[-1]) else neuralized(whole, points)

@@ -135,8 +135,8 @@ class WordLayer:
 
     def absent(self, X: csr_matrix, scale: Array, a: Array, b: Array | None) -> Array:
         """Relevance (V,) of words, summed over those of the documents in which they are absent."""
-        pulled, shifted = a.sum(0) @ self.weight, (scale @ a) @ self.weight
-        everywhere = a.sum(0) @ (self.weight * self.root) + 2 * (self.center * pulled + self.origin * shifted)
+        pulled, shift_in_bias = a.sum(0) @ self.weight, (scale @ a) @ self.weight
+        everywhere = a.sum(0) @ (self.weight * self.root) + 2 * (self.center * pulled + self.origin * shift_in_bias)
         if b is not None:
             both = b.T @ a
             everywhere += (self.root * (both @ self.weight)).sum(0) - (self.weight * (both @ self.root)).sum(0)

@@ -11,7 +11,7 @@ from zennit.attribution import Gradient
 from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat, MixedComposite, NameMapComposite
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
-from tests.test_shared import Doubled, with_head
+from tests.test_caching import Doubled, with_head
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
 from zennit_neon.utils.model_state import Snapshot, evaluating

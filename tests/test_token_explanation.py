@@ -770,7 +770,7 @@ REFUSED = {
     "wide baseline": (
         {"baseline": V[0], "method": "integrated gradients"}, ValueError, r"baseline must be a tensor of shape \(4,\)",
     ),
-    "versus": ({"competitor": 1, "method": "integrated gradients"}, ValueError, "leave composite and competitor away"),
+    "rival": ({"competitor": 1, "method": "integrated gradients"}, ValueError, "leave composite and competitor away"),
     "batch": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
     "part of a batch": ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number, got 2.5"),
     "part of a letter": (
