@@ -152,7 +152,7 @@ def test_what_is_missing_is_said(model):
     x = torch.randn(3, 6, dtype=torch.float64)
     with pytest.raises(ValueError, match="say how relevance passes them: composite="):
         explain(model, x)
-    with pytest.raises(ValueError, match="has 0: put zennit_neon.neuralize"):
+    with pytest.raises(ValueError, match="has none: put zennit_neon.neuralize"):
         explain(nn.Linear(2, 2), x, composite=EpsilonPlus())
     spatial = nn.Sequential(nn.Conv2d(3, 4, 3), NeuralizedKMeans(torch.rand(3, 4)))
     with pytest.raises(ValueError, match="evidence for every location"):

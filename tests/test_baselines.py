@@ -479,7 +479,7 @@ def test_neon_of_labels_does_not_warn_of_fidelity(recwarn):
 def test_neon_refuses_a_module_without_a_head():
     setting, x, cluster = _case("k-means")
     setting.model = nn.Linear(4, 3).double()
-    with pytest.raises(ValueError, match="neon needs a neuralised clustering"):
+    with pytest.raises(ValueError, match="has none: put zennit_neon.neuralize"):
         attribute("neon", setting, x, cluster)
 
 

@@ -669,7 +669,7 @@ def test_a_module_without_a_head_is_asked_for_its_outputs(rng):
     X = rng.normal(size=(40, 4))
     result = evaluate(model, X, ["random", "ig", "occlusion", "sensitivity", "shapley", "pda_cs"], 2)
     assert result.table.auc["ig"] > result.table.auc["random"]
-    with pytest.raises(ValueError, match="neon needs a neuralised clustering"):
+    with pytest.raises(ValueError, match="has none: put zennit_neon.neuralize"):
         evaluate(model, X, ["neon"], 1)
 
 

@@ -16,6 +16,7 @@ from tests.conftest import UCI, load
 from tests.strategies import clusterings
 from zennit_neon import Affine, NeuralizedKMeans, NeuralizedSoftmax, RowNorm, explain
 from zennit_neon.composites import Neon
+from zennit_neon.heads.search import find_head
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -417,3 +418,20 @@ def test_a_soft_head_survives_copies(centroids, explicit, how, beta):
 def test_soft_evidence_has_the_gradient_of_the_true_function(rng, explicit, n_clusters):
     head = NeuralizedKMeans(rng.normal(size=(n_clusters, 3)), beta=0.5, explicit=explicit, soft=True)
     assert torch.autograd.gradcheck(head, torch.randn(3, 3, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (torch.nn.Sequential(torch.nn.ReLU()), ValueError, "this Sequential has none: put zennit_neon.neuralize"),
+        (
+            torch.nn.ModuleDict({name: NeuralizedKMeans([[0.0], [1.0]]) for name in "ab"}),
+            ValueError,
+            r"this ModuleDict has 2 \(a, b\): explain the part of it that ends in one of them",
+        ),
+        ([1, 2], TypeError, "model must be a torch.nn.Module, got list"),
+    ],
+)
+def test_a_model_without_its_one_head_is_refused(model, error, message):
+    with pytest.raises(error, match=message):
+        find_head(model)

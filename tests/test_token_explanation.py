@@ -807,7 +807,7 @@ class Twice(nn.Module):
     ("model", "tokens", "embedding", "kind", "message"),
     [
         ([[0.0, 1.0]], V, None, TypeError, "model must be a torch.nn.Module, got list"),
-        (nn.Sequential(TokenMean()), V, None, ValueError, "this Sequential has 0"),
+        (nn.Sequential(TokenMean()), V, None, ValueError, "this Sequential has none"),
         (nn.Sequential(nn.Identity(), TokenMean(), _head()), V, nn.Identity(), ValueError, "layer of the model"),
         (nn.Sequential(nn.Embedding(11, D), TokenMean(), _head()), V, "0", TypeError, r"ids \(N, T\), whole numbers"),
         (nn.Sequential(nn.ReLU(), nn.Flatten(), _head()), V, None, ValueError, r"x must have shape \(N, 4, ...\)"),

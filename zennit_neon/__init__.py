@@ -9,9 +9,10 @@ from .estimators.fidelity import Fidelity
 from .estimators.steps import affine_step
 from .explanation import Explanation, explain
 from .heads.affine import Affine, RowNorm
-from .heads.base import Head, NeuralizedKMeans
+from .heads.base import Head
 from .heads.hierarchy import NeuralizedHierarchy
 from .heads.kernel import NeuralizedKernelKMeans
+from .heads.kmeans import NeuralizedKMeans
 from .heads.pruning import Pruned, prune
 from .heads.softmax import NeuralizedSoftmax
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from zennit.attribution import Attributor
 from zennit.core import Composite
 
-from .attributors.session import Session, has_neon, only_head, session, total
+from .attributors.session import Session, has_neon, session, total
 from .caching.rules import UnknownRuleError, sharing
 from .composites import Neon
 from .heads.base import Head
+from .heads.search import find_head
 from .utils.labels import place_of
 from .utils.model_state import say
 from .utils.validation import at_least, whole
@@ -264,7 +265,7 @@ def _listed(clusters: Any) -> list[Any]:
 
 def _columns(running: Session, clusters: list[Any] | None) -> list[int]:
     """Columns of the evidence of the chosen clusters."""
-    head = only_head(running.model)
+    head = find_head(running.model)
     known = head.clusters.tolist()
     if clusters is None:
         return list(range(len(known)))

@@ -15,6 +15,7 @@ from .forest import forest_shap
 from .functional.pooling import soft_maximum
 from .heads.affine import Affine
 from .heads.base import Head
+from .heads.search import find_head
 from .kde import ConditionalKDE
 from .layer.base import Centroids
 from .layer.support import SupportEvidence
@@ -357,9 +358,7 @@ def _forest_shap(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
 
 def _neon(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
     """NEON, by :func:`zennit_neon.explain`."""
-    head = next((part for part in setting.model.modules() if isinstance(part, Head)), None)
-    if head is None:
-        raise ValueError("neon needs a neuralised clustering: put zennit_neon.neuralize(...) at the end of the model")
+    head = find_head(setting.model)
     found = explain(
         setting.model,
         x,

@@ -20,6 +20,7 @@ from .attributors.through_model import ModelAttributor
 from .composites import Neon
 from .estimators.clusterings import neuralize
 from .heads.base import Head
+from .heads.search import heads_of
 from .instrumentation.twin import Twin
 from .utils.model_state import exact, say, unwrapped
 from .utils.tables import Table
@@ -64,11 +65,10 @@ class NEON(attr.Attribution):
 
     def __init__(self, model: Any, composite: Composite | None = None, beta: float | None = None):
         given, model = model, unwrapped(model)
-        modules = list(model.modules()) if isinstance(model, nn.Module) else []
-        if composite is not None and not modules:
+        if composite is not None and not isinstance(model, nn.Module):
             raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
         self._composite: Neon | None = None
-        if composite is None and (isinstance(model, Head) or not any(isinstance(part, Head) for part in modules)):
+        if composite is None and (isinstance(model, Head) or not heads_of(model)):
             model = self.head = neuralize(model)
         else:
             trunk = ModelAttributor(model, composite, Table(torch.empty(0, 1)))  # what it refuses is refused here

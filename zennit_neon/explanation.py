@@ -16,6 +16,7 @@ from .attributors.closed_form import ClosedFormAttributor, Question, attributor_
 from .attributors.through_model import ModelAttributor
 from .heads.base import Head
 from .heads.questions import asked_of, check_fidelity, labels_of, leave_out, named_clusters
+from .heads.search import heads_of
 from .utils.arrays import Array, as_array
 from .utils.labels import NOISE, place_of
 from .utils.model_state import exact, unwrapped
@@ -127,8 +128,7 @@ def explain(
     given, model = model, unwrapped(model)
     if composite is not None and not isinstance(model, nn.Module):
         raise ValueError(f"composite is for torch modules, which have layers; got a {type(model).__name__}")
-    has_head = isinstance(model, nn.Module) and any(isinstance(part, Head) for part in model.modules())
-    is_trunk = composite is not None or (has_head and not isinstance(model, Head))
+    is_trunk = composite is not None or (bool(heads_of(model)) and not isinstance(model, Head))
     route: ClosedFormAttributor
     noise = None
     if is_trunk:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .functional.competitors import quotient
-from .heads.base import NeuralizedKMeans
+from .heads.kmeans import NeuralizedKMeans
 
 __all__ = ["root_points"]
 

@@ -83,7 +83,7 @@ class _PoolingRule(_Rule):
             "head or to Neon, for relevance that does not depend on the batch",
             stacklevel=2,
         )
-        return 1 / float(positive.mean())
+        return functional.stiffness([positive])
 
 
 class MinTakeMost(_PoolingRule):

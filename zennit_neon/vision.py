@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .attribution import ClusterGradient
 from .composites import Neon, NeonVGG
 from .exceptions import TooFewClustersError
-from .heads.base import NeuralizedKMeans
+from .heads.kmeans import NeuralizedKMeans
 from .layer.activations import UnitNorm
 from .layout import FeaturesFirst, axis_of, checked_layout, followed
 from .network import Network, load_vgg16, outputs_of, too_small

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from ..estimators.agreement import check_predictions
 from ..estimators.clusterings import neuralize_final_step, neuralized
 from ..estimators.columns import encode
-from ..functional.competitors import PooledCompetitors
+from ..functional.competitors import PooledCompetitors, stiffness
 from ..heads.base import Head
-from ..heads.calibration import stiffness
 from ..utils.arrays import Array, plain
 from ..utils.labels import are_labels
 from ..utils.tables import Columns, Table
@@ -86,15 +85,17 @@ class ClosedFormAttributor:
 
     def calibrate(self, keep: bool) -> float:
         """Stiffness by Eq. 3 (paper 1) over the table; ``keep`` what explaining the assigned clusters needs again."""
-        total, room = 0.0, KEPT if keep else 0
         with torch.no_grad():
-            for place, x in self.batches("calibrate"):
-                contest = self.head.evidence_layer.pool_competitors(self._scores(place, x)[1])
-                total += float(contest.pooled.sum(dtype=torch.float64))
-                room -= contest.gap.numel()
-                if room >= 0:
-                    self._kept[place.start] = contest
-        return stiffness(total, torch.Size(self.shape).numel())
+            return stiffness(self._evidence(KEPT if keep else 0))
+
+    def _evidence(self, room: int) -> Iterator[Tensor]:
+        """Evidence of the assigned clusters, batch by batch; as much as there is room for is kept."""
+        for place, x in self.batches("calibrate"):
+            pooled = self.head.evidence_layer.pool_competitors(self._scores(place, x)[1])
+            room -= pooled.gap.numel()
+            if room >= 0:
+                self._kept[place.start] = pooled
+            yield pooled.pooled
 
     def relevance(self, question: Question, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Relevance like X, evidence, and cluster of each point: the chosen, or else the assigned one."""

@@ -16,6 +16,7 @@ from zennit.core import Composite, Hook, RemovableHandleList
 from ..caching.linear import UnknownRuleError
 from ..composites import Neon
 from ..heads.base import Head
+from ..heads.search import find_head, heads_of
 from ..instrumentation.canonized import Canonized
 from ..instrumentation.examination import Examination, refuse
 from ..instrumentation.naming import Renamed, names_within
@@ -23,7 +24,7 @@ from ..instrumentation.registration import complete
 from ..instrumentation.twin import Twin, twinned
 from ..utils.model_state import exact, unwrapped
 
-__all__ = ["Session", "has_neon", "only_head", "plain_session", "session", "total"]
+__all__ = ["Session", "has_neon", "plain_session", "session", "total"]
 
 #: Shares of the evidence that arrive at the input, in total, between which nothing is said.
 LEAST, MOST = 0.5, 2.0
@@ -54,7 +55,7 @@ class Session:
     @property
     def head(self) -> Head:
         """The head of the twin."""
-        return only_head(self.model)
+        return find_head(self.model)
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         """Run the model; the first pass is listened to, and what was found is said before it returns."""
@@ -88,10 +89,10 @@ class Session:
 
     def _canonized(self) -> Canonized | None:
         """What checks the canonizers, if any have found something to do."""
-        heads = [name for name, part in self.model.named_modules() if isinstance(part, Head)]
+        heads = heads_of(self.model)
         if self._given is None or self.composite is None or len(heads) != 1:
             return None
-        found = Canonized(self._given, self.composite, heads[0])
+        found = Canonized(self._given, self.composite, *heads)
         return found if found.applied else None
 
     def conclude(self, arrived: float, evidence: float) -> None:
@@ -164,17 +165,6 @@ def plain_session(model: nn.Module) -> Iterator[Session]:
     twin = twinned(unwrapped(model), lambda hook: True, lambda model, twin: True)
     with exact(), torch.inference_mode(False), twin as found:
         yield Session(found)
-
-
-def only_head(model: nn.Module) -> Head:
-    """The one head of a model, or ``ValueError``."""
-    heads = [module for module in model.modules() if isinstance(module, Head)]
-    if len(heads) != 1:
-        raise ValueError(
-            f"model must end in one neuralised head, but this {type(model).__name__} has {len(heads)}: "
-            "zennit_neon.neuralize(...) makes one from a clustering"
-        )
-    return heads[0]
 
 
 def has_neon(composite: Composite | None) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from ..composites import Neon
-from ..heads.base import Head
+from ..heads.search import find_head
 from ..utils.tables import Table
 from .closed_form import ClosedFormAttributor, Question
 from .session import Session, plain_session, session, total
@@ -38,18 +38,13 @@ class ModelAttributor(ClosedFormAttributor):
         batch_size: int | None = None,
         progress: bool = False,
     ):
-        heads = [module for module in model.modules() if isinstance(module, Head)]
-        if len(heads) != 1:
-            raise ValueError(
-                f"model must be a clustering, or a torch module with one neuralised head; this {type(model).__name__} "
-                f"has {len(heads)}: put zennit_neon.neuralize(...) at its end"
-            )
+        head = find_head(model)
         if composite is None and any(True for _ in model.parameters()):
             raise ValueError(
                 "model has layers before the head, so say how relevance passes them: composite=Neon(EpsilonPlus()) "
                 "or another Zennit composite"
             )
-        super().__init__(heads[0], table, batch_size, progress)
+        super().__init__(head, table, batch_size, progress)
         self.model: nn.Module | None = model
         rules = composite if isinstance(composite, Neon) else Neon(composite)
         self.composite: Neon | None = rules

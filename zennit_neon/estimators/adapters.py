@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ..exceptions import InexactError
 from ..heads.affine import Affine
-from ..heads.base import Head, NeuralizedKMeans
+from ..heads.base import Head
 from ..heads.hierarchy import NeuralizedHierarchy
 from ..heads.kernel import NeuralizedKernelKMeans
+from ..heads.kmeans import NeuralizedKMeans
 from ..heads.softmax import NeuralizedSoftmax
 from ..utils.arrays import is_sparse
 from .steps import Adapters, fitted, lookup, steps_of

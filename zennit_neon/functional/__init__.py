@@ -16,6 +16,7 @@ from .competitors import (
     quotient,
     redistribute,
     scores,
+    stiffness,
 )
 from .pooling import soft_maximum
 from .soft import (
@@ -40,6 +41,7 @@ __all__ = [
     "contrast_coefficients",
     "quotient",
     "redistribute",
+    "stiffness",
     "soft_maximum",
     "conserved_coefficients",
     "conserved_min_take_most",

@@ -16,6 +16,7 @@ Two facts carry the whole module.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ __all__ = [
     "contrast_coefficients",
     "quotient",
     "redistribute",
+    "stiffness",
 ]
 
 
@@ -50,6 +52,37 @@ def check_beta(beta: Any) -> float | None:
     if math.isnan(value) or value < 0:
         raise ValueError(f"beta must be a number of at least 0, got {beta!r}")
     return value
+
+
+def stiffness(evidence: Iterable[Tensor]) -> float:
+    r"""Stiffness of min-take-most from the evidence of points for their own clusters (Eq. 3, paper 1).
+
+    .. math:: \beta = 1 / \mathbb{E}[f_c]
+
+    Parameters
+    ----------
+    evidence : iterable of Tensor
+        Batches of any shape. They are summed in double precision, one after the other.
+
+    Raises
+    ------
+    ValueError
+        If there are no points, or all of them lie on boundaries.
+
+    Examples
+    --------
+    >>> stiffness([torch.tensor([1.0, 2.0]), torch.tensor([3.0])])
+    0.5
+    """
+    count, total = 0, 0.0
+    for batch in evidence:
+        count += batch.numel()
+        total += float(batch.sum(dtype=torch.float64))
+    if count == 0:
+        raise ValueError("beta = 1 / mean evidence (Eq. 3) needs at least one point, got none; give beta instead")
+    if total <= 0:
+        raise ValueError("beta = 1 / mean evidence (Eq. 3) is infinite: all points lie on boundaries between clusters")
+    return count / total
 
 
 def scores(x: Tensor, weight: Tensor, root: Tensor) -> Tensor:

@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..functional.competitors import check_beta, stiffness
 from ..utils.model_state import exact
 from ..utils.tables import Table
 from ..utils.validation import real
 
-__all__ = ["Calibrated", "stiffness", "stiffness_at"]
+__all__ = ["Calibrated", "check_soft", "stiffness_at"]
 
 #: Numbers that are kept, so that guesses of the stiffness do not need another pass over the data.
 KEPT = 2**24
@@ -91,10 +93,7 @@ class Calibrated(nn.Module):
         if probability is not None:
             self._set_stiffness(stiffness_at(probability, self._behind(scores)))
             return self
-        total = sum(
-            float(self.evidence_layer.pool_competitors(part).pooled.sum(dtype=torch.float64)) for part in scores()
-        )
-        self._set_stiffness(stiffness(total, torch.Size((len(table), *table.shape[2:])).numel()))
+        self._set_stiffness(stiffness(self.evidence_layer.pool_competitors(part).pooled for part in scores()))
         return self
 
     def _check_probability(self, probability: Any) -> float | None:
@@ -140,13 +139,17 @@ class Calibrated(nn.Module):
         self.pooling_layer.beta = beta
 
 
-def stiffness(total: float, count: int) -> float:
-    """Eq. 3 (paper 1) from the sum of the evidence of ``count`` points in their clusters."""
-    if count == 0:
-        raise ValueError("beta = 1 / mean evidence (Eq. 3) needs at least one point, got none; give beta instead")
-    if total <= 0:
-        raise ValueError("beta = 1 / mean evidence (Eq. 3) is infinite: all points lie on boundaries between clusters")
-    return count / total
+def check_soft(beta: Any, soft: bool, conserve: bool) -> float | None:
+    """The stiffness of a head, or None; ``ValueError`` if it does not fit the way in which the head pools."""
+    for name, value in (("soft", soft), ("conserve", conserve)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+    beta = check_beta(beta)
+    if soft and beta is not None and (beta == 0 or beta == float("inf")):
+        raise ValueError(f"beta must be the stiffness of the soft clustering, above 0 and finite, got {beta}")
+    if conserve and not soft:
+        raise ValueError("conserve is for soft clusterings, got conserve=True with soft=False: give soft=True")
+    return beta
 
 
 def stiffness_at(probability: float, behind: Callable[[], Iterable[Tensor]]) -> float:

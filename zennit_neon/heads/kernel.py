@@ -13,7 +13,8 @@ from ..layer.support import LogMeanExpPool, SupportContrast, SupportEvidence
 from ..utils.arrays import as_array, as_matrix
 from ..utils.validation import check_clusters, positive
 from .affine import Affine, RowNorm
-from .base import Head, check_soft
+from .base import Head
+from .calibration import check_soft
 
 __all__ = ["NeuralizedKernelKMeans"]
 

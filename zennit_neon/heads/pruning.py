@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..functional.competitors import stiffness
 from ..utils.model_state import exact
 from ..utils.tables import Table
-from .calibration import stiffness
 from .kernel import NeuralizedKernelKMeans
 
 __all__ = ["Pruned", "prune"]
@@ -81,16 +81,15 @@ def prune(head: NeuralizedKernelKMeans, X: Any, tolerance: float = 1e-3, *, expl
     sizes = list(head.sizes)
     layer = head.evidence_layer
     kept = torch.zeros(sum(sizes), dtype=torch.bool, device=head.support.device)
-    total = 0.0
+    evidence = []
     with exact(), torch.no_grad():
         for _, scores, shares in _batches(head, table):
-            total += float(layer.pool_competitors(scores).pooled.sum(dtype=torch.float64))
+            evidence.append(layer.pool_competitors(scores).pooled)
             kept |= torch.cat([_needed(part, tolerance) for part in shares.split(sizes, 1)], 1).any(0)
-        beta = head.beta if head.beta is not None else stiffness(total, len(table))
+        beta = head.beta if head.beta is not None else stiffness(evidence)
         pruned = _reduced(head, kept, beta, head.explicit if explicit is None else explicit)
         errors = [_errors(head, pruned, *batch, kept) for batch in _batches(head, table)]
-    evidence, relevance = (torch.cat(parts) for parts in zip(*errors, strict=True))
-    return Pruned(pruned, evidence, relevance)
+    return Pruned(pruned, *(torch.cat(parts) for parts in zip(*errors, strict=True)))
 
 
 def _batches(head: NeuralizedKernelKMeans, table: Table) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..attributors.closed_form import Question
 from ..attributors.session import Session
-from ..heads.base import Head
+from ..heads.search import find_head
 from ..utils.model_state import unwrapped
 from ..utils.validation import at_least
 from .word_attributor import WordAttributor
@@ -65,16 +65,8 @@ class Encoder:
     """A model that ends in a head, as a function of the vectors of tokens."""
 
     def __init__(self, model: nn.Module, embedding: nn.Module | str | None):
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         model = unwrapped(model)
-        heads = [module for module in model.modules() if isinstance(module, Head)]
-        if len(heads) != 1:
-            raise ValueError(
-                f"model must be a torch module with one neuralised head; this {type(model).__name__} has {len(heads)}: "
-                "put zennit_neon.neuralize(...) at its end"
-            )
-        self.model, self.head = model, heads[0]
+        self.model, self.head = model, find_head(model)
         self._call: Callable[..., Tensor] = model
         layers = dict(model.named_modules())
         self.embedding = layers.get(embedding) if isinstance(embedding, str) else embedding

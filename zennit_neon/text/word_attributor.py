@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..attributors.closed_form import Question
 from ..estimators.clusterings import Neuralized, neuralize_final_step, neuralized
 from ..estimators.steps import steps_of
+from ..functional.competitors import stiffness
 from ..heads.base import Head
-from ..heads.calibration import stiffness
 from ..utils.labels import NOISE, are_labels
 from ..utils.validation import at_least
 from .vectorizers import AverageReader, Reader
@@ -73,11 +73,8 @@ class WordAttributor:
         beta = self.head.beta if beta is None else beta
         if beta is not None or competitor is not None or self.head.soft or not self.X.shape[0]:
             return beta
-        total = 0.0
-        for place in self.batches("calibrate"):
-            scores = self.layer.pool_units(self.words.units(self.X[place], self.scale[place]))
-            total += float(self.layer.pool_competitors(scores).pooled.sum())
-        return stiffness(total, self.X.shape[0])
+        units = (self.words.units(self.X[place], self.scale[place]) for place in self.batches("calibrate"))
+        return stiffness(self.layer.pool_competitors(self.layer.pool_units(part)).pooled for part in units)
 
     def batches(self, title: str) -> Iterator[slice]:
         """Places of some documents at a time."""

@@ -17,6 +17,7 @@ from ...baselines import METHODS, PAPER, Setting, attribute, has_distances
 from ...estimators.clusterings import neuralize
 from ...heads.affine import Affine
 from ...heads.base import Head
+from ...heads.search import heads_of
 from ...kde import ConditionalKDE
 from ...utils.model_state import evaluating
 from ...utils.tables import Table
@@ -256,7 +257,7 @@ def _of_the_paper(module: nn.Module, points: Tensor) -> list[str]:
         left_out.add("dr")
     if points.ndim != 2:
         left_out.add("pda_cs")
-    if not any(isinstance(part, Head) for part in module.modules()):
+    if not heads_of(module):
         left_out.add("neon")
     return [name for name in PAPER if name not in left_out]
 
@@ -264,8 +265,8 @@ def _of_the_paper(module: nn.Module, points: Tensor) -> list[str]:
 def _module(model: Any, X: Any) -> tuple[nn.Module, Affine | None, Head | None]:
     """The model as a module, the scalers before it, which are applied once and for all, and a head that knows names."""
     if isinstance(model, nn.Module) and not isinstance(model, Head):
-        heads = [part for part in model.modules() if isinstance(part, Head)]
-        for head in heads:
+        heads = heads_of(model)
+        for head in heads.values():
             _check_complete(head)
         if heads:
             return model, None, None
