@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zennit.core import Hook, Identity
 
 from ..layer.activations import UnitNorm
-from ..utils.arrays import complaint, is_finite
+from ..utils.arrays import is_finite, nonfinite_message
 from ..utils.model_state import autocasts
 from ..utils.validation import check_feature_names, check_labels
 from .affine import Affine, RowNorm, check_steps, combine, from_state
@@ -130,7 +130,7 @@ class Head(Calibrated):
         """Return what was computed from ``x`` if it is finite, else ``ValueError`` that says why it is not."""
         if torch.compiler.is_compiling() or is_finite(values):
             return values
-        raise ValueError(complaint("x", x, values.dtype))
+        raise ValueError(nonfinite_message("x", x, values.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence (N, C, ...) of points (N, d, ...), in the dtype of ``x``.

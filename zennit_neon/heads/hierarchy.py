@@ -11,8 +11,7 @@ from torch import Tensor
 from ..functional.competitors import check_beta
 from ..layer.tree import PathEvidence
 from ..utils.arrays import as_matrix
-from ..utils.validation import check_clusters
-from ..utils.validation import whole as whole_number
+from ..utils.validation import check_clusters, check_int
 from .affine import Affine, RowNorm
 from .base import Head
 
@@ -73,9 +72,7 @@ class NeuralizedHierarchy(Head):
         feature_names: Sequence[str] | None = None,
     ):
         super().__init__()
-        self.paths = tuple(
-            tuple((whole_number(split, "paths"), bool(first)) for split, first in path) for path in paths
-        )
+        self.paths = tuple(tuple((check_int(split, "paths"), bool(first)) for split, first in path) for path in paths)
         self.n_clusters = len(self.paths)
         self.register_buffer("centers", as_matrix(centers, "centers", "(2 (K - 1), d)"))
         _check(self.centers, self.paths)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..layer.pools import MinPool, SoftMinPool
 from ..layer.support import LogMeanExpPool, SupportContrast, SupportEvidence
 from ..utils.arrays import as_array, as_matrix
-from ..utils.validation import check_clusters, positive
+from ..utils.validation import check_clusters, check_positive
 from .affine import Affine, RowNorm
 from .base import Head
 from .calibration import check_soft
@@ -94,7 +94,7 @@ class NeuralizedKernelKMeans(Head):
     ):
         super().__init__()
         sets = _checked_sets(support_vectors)
-        self.gamma = positive(gamma, "gamma")
+        self.gamma = check_positive(gamma, "gamma")
         self.sizes = tuple(len(part) for part in sets)
         self.n_clusters = len(sets)
         self.explicit = explicit
