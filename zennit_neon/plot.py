@@ -14,7 +14,7 @@ from torch import nn
 from .estimators.clusterings import neuralized
 from .explanation import Explanation, explain
 from .heads.base import Head
-from .layer.centroids import CentroidContrast, CentroidEvidence
+from .layer.centroids import CentroidEvidence
 from .layer.support import SupportEvidence
 from .utils.arrays import Array, as_array
 from .utils.labels import NOISE, place_of
@@ -270,10 +270,10 @@ def _grid(points: Array, resolution: int) -> tuple[Array, Array]:
 def _centroids(head: Head) -> Array | None:
     """Centroids (K, d), or support vectors (P, d), in the space of the input, if they have a place there."""
     layer = getattr(head, "evidence_layer", None)
-    kinds = (CentroidContrast, CentroidEvidence, SupportEvidence)
+    kinds = (CentroidEvidence, SupportEvidence)
     if not isinstance(layer, kinds) or not isinstance(head.norm, nn.Identity) or len(layer.root) > MOST_CROSSES:
         return None
-    return _array(layer.center + layer.root)
+    return _array(layer.root if layer.center is None else layer.center + layer.root)
 
 
 def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:

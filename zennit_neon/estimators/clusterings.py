@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..exceptions import InexactError, not_fitted
+from ..functional.competitors import check_beta
 from ..heads.affine import Affine, RowNorm
 from ..heads.base import Head
 from ..utils.arrays import as_numpy
@@ -148,6 +150,10 @@ def _stiffened(head: Head, soft: bool, beta: float | None) -> Head:
     if beta is None and (not soft or head.soft):
         return head
     changes: dict[str, Any] = {} if beta is None and not soft else {"beta": beta}
+    if not soft and not head.arguments():
+        head = copy.deepcopy(head)
+        head.beta = check_beta(beta)
+        return head
     if soft and "soft" not in head.arguments():
         instead = {
             "NeuralizedSoftmax": "NeuralizedSoftmax(linear, threshold=0.5) explains the probability of a cluster layer",

@@ -92,12 +92,9 @@ class WordAttributor:
         """Coefficients of the linear units and the cluster's own part, evidence, and cluster of documents."""
         units = self.words.units(X, scale)
         scores = self.layer.pool_units(units)
-        if question.competitor is not None:
-            passed, evidence, own = self.layer.contrast_coefficients(scores, question.competitor, cluster)
-        else:
-            contest = self.layer.pool_competitors(scores, cluster)
-            passed = self.layer.coefficients(contest, question.beta)
-            evidence, own = contest.pooled[:, 0], contest.cluster[:, 0]
+        passed, evidence, own = self.layer.coefficients_for(
+            scores, cluster, beta=question.beta, competitor=question.competitor
+        )
         a, b = self.layer.unit_coefficients(units, passed, own)
         return a.numpy(), None if b is None else b.numpy(), evidence.numpy(), own.numpy()
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ...baselines import METHODS, PAPER, Setting, attribute, has_distances
 from ...estimators.clusterings import neuralize
-from ...heads.affine import Affine
+from ...heads.affine import Affine, split_scales
 from ...heads.base import Head
 from ...heads.search import heads_of
 from ...kde import ConditionalKDE
@@ -274,7 +274,8 @@ def _module(model: Any, X: Any) -> tuple[nn.Module, Affine | None, Head | None]:
             return model, None, None
     head = neuralize(model, X)
     _check_complete(head)
-    return (*head.without_scales(), head)
+    scale, rest = split_scales(head.steps)
+    return head if scale is None else head.rebuilt(steps=rest), scale, head
 
 
 def _check_complete(head: Head) -> None:
