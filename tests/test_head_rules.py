@@ -199,7 +199,7 @@ def test_what_is_refused(parts):
         with pytest.raises(TypeError, match="head_rule must be a rule of Zennit for linear layers"):
             Neon(head_rule=wrong)
     tree = neon.neuralize(BisectingKMeans(3, random_state=0).fit(parts[2]))
-    with pytest.raises(ValueError, match="is a NeuralizedHierarchy"):
+    with pytest.raises(ValueError, match="has none: its PathEvidence has a rule of its own"):
         neon.explain(tree, parts[2], composite=Neon(head_rule=ZPlus()))
     assert NeonVGG(-1.0, 1.0, head_rule=ZPlus()).replaced(2.0).head_rule is not None
 

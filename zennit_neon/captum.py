@@ -234,7 +234,7 @@ class NEON(attr.Attribution):
         evidence = amount = output[torch.arange(len(output)), column]
         if self._competitor is not None:  # evidence against that one alone
             layer, cluster = self.head.evidence_layer, self._clusters(column, evidence.ndim).expand(evidence.shape)
-            scores = layer.scores(self.head.rows(entered))
+            scores = layer.prepare(self.head.rows(entered)).scores
             amount = (
                 layer.contrast_coefficients(scores, self._competitor, cluster.flatten())[1]
                 .view(evidence.shape)
@@ -249,7 +249,8 @@ class NEON(attr.Attribution):
     def _assigned(self, shape: tuple[int, ...], entered: Tensor) -> Tensor:
         """Output (N,) of the assigned clusters, of what entered the head."""
         layer = self.head.evidence_layer
-        return columns_of(layer.pool_competitors(layer.scores(self.head.rows(entered))).cluster[:, 0], self.head, shape)
+        scores = layer.prepare(self.head.rows(entered)).scores
+        return columns_of(layer.pool_competitors(scores).cluster[:, 0], self.head, shape)
 
 
 class LayerNEON(NEON, attr.LayerAttribution):

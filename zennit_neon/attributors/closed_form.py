@@ -16,7 +16,8 @@ from ..estimators.clusterings import neuralize_final_step, neuralized
 from ..estimators.columns import encode
 from ..functional.competitors import PooledCompetitors, stiffness
 from ..heads.base import Head
-from ..utils.arrays import Array, plain
+from ..layer.base import Coefficients, Prepared
+from ..utils.arrays import Array, as_numpy
 from ..utils.labels import are_labels
 from ..utils.tables import Columns, Table
 
@@ -91,7 +92,7 @@ class ClosedFormAttributor:
     def _evidence(self, room: int) -> Iterator[Tensor]:
         """Evidence of the assigned clusters, batch by batch; as much as there is room for is kept."""
         for place, x in self.batches("calibrate"):
-            pooled = self.head.evidence_layer.pool_competitors(self._scores(place, x)[1])
+            pooled = self.head.evidence_layer.pool_competitors(self._prepared(place, x).scores)
             room -= pooled.gap.numel()
             if room >= 0:
                 self._kept[place.start] = pooled
@@ -117,29 +118,22 @@ class ClosedFormAttributor:
         shares = self.table.empty((len(cluster), self.head.n_clusters, *cluster.shape[1:]))
         with torch.no_grad():
             for place, x in self.batches("competitors"):
-                _, scores = self._scores(place, x)
+                scores = self._prepared(place, x).scores
                 passed, _, own = self._coefficients(scores, cluster[place].flatten().to(scores.device), question)
                 flow = self._flow(passed, scores, own, question)
                 shares[place] = flow.view(*self.shape_of(x.shape), -1).movedim(-1, 1).to(shares)
         return shares
 
-    def _scores(self, place: slice, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepared(self, place: slice, x: Tensor) -> Prepared:
         """Points (M, d) of a batch as the evidence layer computes with them, and their scores (M, K)."""
-        points = self.head.rows(x)
-        return points, self.table.check(place, self.head.evidence_layer.scores(points))
+        prepared = self.head.evidence_layer.prepare(self.head.rows(x))
+        self.table.check(place, prepared.scores)
+        return prepared
 
-    def _coefficients(
-        self, scores: Tensor, cluster: Tensor | None, question: Question
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _coefficients(self, scores: Tensor, cluster: Tensor | None, question: Question) -> Coefficients:
         """Coefficients, evidence and cluster of points, for all competitors or for one."""
-        if question.competitor is not None:
-            return self.head.evidence_layer.contrast_coefficients(scores, question.competitor, cluster)
-        return self._answer(self.head.evidence_layer.pool_competitors(scores, cluster), question)
-
-    def _answer(self, contest: PooledCompetitors, question: Question) -> tuple[Tensor, Tensor, Tensor]:
-        """Coefficients, evidence and cluster of points, for all competitors."""
-        passed = self.head.evidence_layer.coefficients(contest, question.beta)
-        return passed, contest.pooled[:, 0], contest.cluster[:, 0]
+        layer = self.head.evidence_layer
+        return layer.coefficients_for(scores, cluster, beta=question.beta, competitor=question.competitor)
 
     def _flow(self, passed: Tensor, scores: Tensor, cluster: Tensor, question: Question) -> Tensor:
         """Relevance (M, K) through each competitor: coefficient times activation."""
@@ -157,23 +151,29 @@ class ClosedFormAttributor:
         self, place: slice, x: Tensor, cluster: Tensor | None, question: Question, out: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Relevance like ``x`` (in ``out`` if it fits), evidence and cluster of its points."""
-        points = self.head.rows(x)
-        contest = self._kept.pop(place.start, None) if cluster is None else None
-        if contest is None:
-            scores = self.table.check(place, self.head.evidence_layer.scores(points))
-            passed, evidence, own = self._coefficients(scores, cluster, question)
-        else:
-            passed, evidence, own = self._answer(contest, question)
-        if question.through is not None:
-            passed = self.head.evidence_layer.select_competitor(passed, question.through, own)
-        fits = out.ndim == 2 and out.dtype == points.dtype and out.device == points.device
         layer = self.head.evidence_layer
-        relevance = layer.redistribute(points, passed, own, out if fits else None)
-        if layer.conserves and cluster is not None and question.competitor is None and question.through is None:
-            # large coefficients of nearly inactive competitors amplify rounding: what is missing goes to the nearest
-            missing = evidence - relevance.sum(1)
-            passed = layer.coefficients(layer.pool_competitors(scores, cluster), math.inf, missing)
-            relevance += layer.redistribute(points, passed, own)
+        pooled = self._kept.pop(place.start, None) if cluster is None else None
+        if pooled is None:
+            prepared = self._prepared(place, x)
+            passed, evidence, own = self._coefficients(prepared.scores, cluster, question)
+        else:
+            prepared = None
+            passed = layer.coefficients(pooled, question.beta)
+            evidence, own = pooled.pooled[:, 0], pooled.cluster[:, 0]
+        if question.through is not None:
+            passed = layer.select_competitor(passed, question.through, own)
+        points = self.head.rows(x) if prepared is None else prepared.points
+        fits = out.ndim == 2 and out.dtype == points.dtype and out.device == points.device
+        room = out if fits else None
+        if prepared is None:
+            relevance = layer.redistribute(points, passed, own, room)
+        else:
+            relevance = layer.relevance(prepared, passed, own, room)
+            if layer.conserves and cluster is not None and question.competitor is None and question.through is None:
+                # large coefficients of nearly inactive competitors amplify rounding: the rest goes to the nearest
+                missing = evidence - relevance.sum(1)
+                passed = layer.coefficients_for(prepared.scores, cluster, beta=math.inf, relevance=missing).coefficients
+                relevance += layer.relevance(prepared, passed, own)
         shape = self.shape_of(x.shape)
         if len(shape) > 1:
             relevance = relevance.view(*shape, -1).movedim(-1, 1)
@@ -204,7 +204,7 @@ def attributor_of(
     """
     is_estimator = not isinstance(model, nn.Module) and not are_labels(model)
     is_pipeline = is_estimator and hasattr(model, "steps")
-    encoded = encode(model, plain(X)) if is_pipeline and len(getattr(X, "shape", ())) == 2 else None
+    encoded = encode(model, as_numpy(X)) if is_pipeline and len(getattr(X, "shape", ())) == 2 else None
     if encoded is None:
         found = neuralized(model, X, progress=progress)
         table = found.table(X)

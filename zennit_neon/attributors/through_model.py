@@ -11,6 +11,7 @@ from zennit.core import Composite
 
 from ..composites import Neon
 from ..heads.search import find_head
+from ..layer.base import Prepared
 from ..utils.tables import Table
 from .closed_form import ClosedFormAttributor, Question
 from .session import Session, plain_session, session, total
@@ -150,13 +151,13 @@ class ModelAttributor(ClosedFormAttributor):
             output: Tensor = self._session(x)
         return output
 
-    def _scores(self, place: slice, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepared(self, place: slice, x: Tensor) -> Prepared:
         """As for a head, of what the trunk makes of ``x``."""
         with torch.no_grad():
             self._run(x)
         return self._heard(place)
 
-    def _heard(self, place: slice) -> tuple[Tensor, Tensor]:
+    def _heard(self, place: slice) -> Prepared:
         """Points that entered the head in the last forward pass, and their scores."""
         entered = self._entered.pop().detach()
         if entered.ndim != 2:
@@ -164,7 +165,7 @@ class ModelAttributor(ClosedFormAttributor):
                 f"the head gives evidence for every location of {tuple(entered.shape)}, but explain needs one cluster "
                 "a row; ClusterGradient of zennit_neon.attribution explains the clusters of all locations"
             )
-        return super()._scores(place, entered)
+        return super()._prepared(place, entered)
 
     def _keep(self, place: slice, scores: Tensor) -> None:
         """Scores at the head, for :meth:`shares`."""
@@ -179,7 +180,7 @@ class ModelAttributor(ClosedFormAttributor):
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_() if x.is_inference() else x.detach().requires_grad_()
             output = self._run(x)
-            _, scores = self._heard(place)
+            scores = self._heard(place).scores
             self._keep(place, scores)
             passed, amount, own = self._coefficients(scores, cluster, question)
             evidence = amount
