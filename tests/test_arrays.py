@@ -196,7 +196,6 @@ def test_buffers_and_memory_are_arrays():
         ({"beta": [1.0]}, ValueError, "beta must be a number"),
         ({"beta": np.nan}, ValueError, "beta must be a number"),
     ],
-    ids=str,
 )
 def test_arguments_of_heads_are_not_cut_to_fit(keywords, error, message):
     with pytest.raises(error, match=message):
