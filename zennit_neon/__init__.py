@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .estimators.clusterings import neuralize
+from .estimators.columns import source_columns
 from .estimators.fidelity import Fidelity
 from .estimators.steps import affine_step
 from .explanation import Explanation, explain
@@ -37,6 +38,7 @@ __all__ = [
     "explain",
     "neuralize",
     "prune",
+    "source_columns",
 ]
 
 

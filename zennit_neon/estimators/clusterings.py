@@ -14,7 +14,7 @@ from ..heads.base import Head
 from ..utils.arrays import as_numpy
 from ..utils.labels import Groups, are_labels, groups
 from ..utils.tables import Table
-from .adapters import to_head
+from .adapters import register, to_head
 from .agreement import check_same
 from .steps import steps_of
 from .surrogate import surrogate
@@ -168,7 +168,7 @@ def _stiffened(head: Head, soft: bool, beta: float | None) -> Head:
     return head.rebuilt(**changes, **({"soft": soft} if soft else {}))
 
 
-neuralize.register = to_head.register  # type: ignore[attr-defined]
+neuralize.register = register  # type: ignore[attr-defined]
 
 
 class Neuralized(NamedTuple):

@@ -19,12 +19,14 @@ from torch import Tensor
 from ..exceptions import InexactError
 from ..heads.affine import Affine, RowNorm
 from ..utils.arrays import Array
+from ..utils.registry import Registry
 from ..utils.sources import holds_text
-from .steps import Adapters, Block, affine_step, blocks_of, fitted, lookup, side_by_side, steps_of
+from .steps import Block, affine_step, blocks_of, fitted, side_by_side, steps_of
 
-__all__ = ["Encoding", "encode"]
+__all__ = ["Encoding", "encode", "source_columns"]
 
 Steps = list[Affine | RowNorm]
+_REGISTRY: Registry[Any] = Registry()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,57 @@ def encode(pipeline: Any, X: Any) -> tuple[Encoding, Steps] | None:
         return None
 
 
+def source_columns(transformer: Any) -> Array:
+    """The column that each output of a fitted transformer is made of, for transformers that work column by column.
+
+    :func:`~zennit_neon.explain` sums the relevance of the outputs of a column, so that a Pipeline which begins with
+    such transformers is explained in terms of its columns, whatever the transformer computes.
+
+    Parameters
+    ----------
+    transformer
+        ``OneHotEncoder``, ``OrdinalEncoder``, ``SimpleImputer``, ``PowerTransformer``, ``SplineTransformer``, ... of
+        scikit-learn, or what is added with ``source_columns.register``.
+
+    Returns
+    -------
+    ndarray of int64, shape (m,)
+
+    Raises
+    ------
+    InexactError
+        If nothing is known about the class of the transformer.
+
+    Examples
+    --------
+    >>> from sklearn.preprocessing import OneHotEncoder
+    >>> source_columns(OneHotEncoder().fit([["a", 1], ["b", 2], ["c", 2]]))
+    array([0, 0, 0, 1, 1])
+
+    A transformer of one's own:
+
+    >>> class Cyclic:  # hours as points on a circle
+    ...     def fit(self, X, y=None):
+    ...         return self
+    ...     def transform(self, X):
+    ...         angle = np.asarray(X) * 2 * np.pi / 24
+    ...         return np.hstack([np.sin(angle), np.cos(angle)])
+    >>> @source_columns.register(Cyclic)
+    ... def _(step):
+    ...     return [0, 0]
+    """
+    adapter = _REGISTRY.find(transformer)
+    if adapter is None:
+        raise InexactError(
+            f"{type(transformer).__name__} is not known to work column by column; known are {_REGISTRY.names}, and "
+            "what is added with source_columns.register"
+        )
+    return np.asarray(adapter(transformer), dtype=np.int64)
+
+
+source_columns.register = _REGISTRY.register  # type: ignore[attr-defined]
+
+
 def _identity(rows: Any) -> Encoding:
     return Encoding(_as_they_are, np.arange(rows.shape[1]))
 
@@ -148,7 +201,7 @@ def _parted(step: Any, rows: Any) -> tuple[Encoding, Steps]:
 
 
 def _has_blocks(step: Any) -> bool:
-    return lookup(step, {("sklearn", "ColumnTransformer"): bool, ("sklearn", "FeatureUnion"): bool}) is not None
+    return any(kind.__name__ in ("ColumnTransformer", "FeatureUnion") for kind in type(step).__mro__)
 
 
 def _blocks(step: Any, rows: Any) -> tuple[Encoding, Steps]:
@@ -184,9 +237,8 @@ def _chosen(rows: Any, block: Block) -> Any:
 
 def _columnwise(step: Any, rows: Any) -> Encoding:
     """A step each of whose numbers comes from one column, or ``InexactError``."""
-    sources = lookup(step, _SOURCES)
-    if sources is not None:
-        return Encoding(step.transform, np.asarray(sources(step), dtype=np.int64))
+    if _REGISTRY.find(step) is not None:
+        return Encoding(step.transform, source_columns(step))
     if hasattr(step, "steps"):
         encoding = _identity(rows)
         for _, inner in step.steps:
@@ -208,7 +260,10 @@ def _columnwise(step: Any, rows: Any) -> Encoding:
         return Encoding(step.transform, np.arange(known.in_features))
     if np.ndim(rows) == 1 or rows.shape[1] == 1:
         return Encoding(step.transform, np.zeros(step.transform(rows).shape[1], dtype=np.int64))
-    raise InexactError(f"{type(step).__name__} is neither affine nor known to work column by column")
+    raise InexactError(
+        f"{type(step).__name__} is neither affine nor known to work column by column: add it with "
+        "affine_step.register or source_columns.register"
+    )
 
 
 def _each(step: Any) -> Array:
@@ -252,17 +307,18 @@ def _function(step: Any) -> Array:
     return _each(step)
 
 
-_SOURCES: Adapters[Array] = {
-    ("sklearn", "OneHotEncoder"): _one_hot,
-    ("sklearn", "OrdinalEncoder"): _each,
-    ("sklearn", "SimpleImputer"): _imputer,
-    ("sklearn", "PowerTransformer"): _each,
-    ("sklearn", "QuantileTransformer"): _each,
-    ("sklearn", "KBinsDiscretizer"): _bins,
-    ("sklearn", "SplineTransformer"): _splines,
-    ("sklearn", "FunctionTransformer"): _function,
-    ("sklearn", "Binarizer"): _each,
-    ("sklearn", "MinMaxScaler"): _each,
-    ("sklearn", "MaxAbsScaler"): _each,
-    ("sklearn", "SelectorMixin"): lambda step: np.flatnonzero(step.get_support()),
-}
+for _name, _adapter in {
+    "sklearn.OneHotEncoder": _one_hot,
+    "sklearn.OrdinalEncoder": _each,
+    "sklearn.SimpleImputer": _imputer,
+    "sklearn.PowerTransformer": _each,
+    "sklearn.QuantileTransformer": _each,
+    "sklearn.KBinsDiscretizer": _bins,
+    "sklearn.SplineTransformer": _splines,
+    "sklearn.FunctionTransformer": _function,
+    "sklearn.Binarizer": _each,
+    "sklearn.MinMaxScaler": _each,
+    "sklearn.MaxAbsScaler": _each,
+    "sklearn.SelectorMixin": lambda step: np.flatnonzero(step.get_support()),
+}.items():
+    _REGISTRY.register(_name, _adapter)
