@@ -15,8 +15,8 @@ PACKAGE = Path(zennit_neon.__file__).parent
 #: Rooms (packages and modules at the top), from the bottom to the top: each imports only from those before its own line
 #: (docs/architecture.md).
 ROOMS = [
-    ["exceptions", "forest", "functional", "kde", "picture", "utils"],
-    ["cluster", "layer", "layout", "network"],
+    ["exceptions", "forest", "functional", "kde", "utils"],
+    ["cluster", "layer", "layout", "network", "picture"],
     ["heads", "rules", "types"],
     ["caching", "estimators", "instrumentation", "roots"],
     ["canonizers", "composites"],

@@ -18,7 +18,7 @@ from .heads.base import Head
 from .heads.search import find_head
 from .utils.labels import place_of
 from .utils.model_state import say
-from .utils.validation import at_least, whole
+from .utils.validation import check_int
 
 __all__ = ["ClusterGradient", "Clusters", "positive_evidence"]
 
@@ -139,7 +139,7 @@ class ClusterGradient(Attributor):
         batch_size: int | None = None,
         progress: bool = False,
     ):
-        batch_size = None if batch_size is None else at_least(batch_size, "batch_size")
+        batch_size = None if batch_size is None else check_int(batch_size, "batch_size", 1)
         composite = composite if has_neon(composite) else Neon(composite)
         attr_output = positive_evidence() if attr_output is None else attr_output
         super().__init__(model, composite, attr_output)
@@ -270,7 +270,7 @@ def _columns(running: Session, clusters: list[Any] | None) -> list[int]:
     if clusters is None:
         return list(range(len(known)))
     places = [
-        whole(cluster, "clusters")
+        check_int(cluster, "clusters")
         if head.labels is None
         else place_of(cluster, head.labels, head.n_clusters, "clusters")
         for cluster in clusters

@@ -21,7 +21,7 @@ from .layer.support import LogMeanExpPool
 from .rules import ClosedForm, Detection, Dissipate, MaxTakeMost, Midpoint, MinTakeMost, SoftTakeMost
 from .types import Contrast, Evidence, Logits, Minimum, NeonLayer, Normalization, SoftMinimum
 from .utils.model_state import Snapshot, say
-from .utils.validation import at_least
+from .utils.validation import check_int
 
 __all__ = ["Neon", "NeonVGG", "VGGBlocks"]
 
@@ -98,7 +98,7 @@ class Neon(Composite):
                 f"competitor must be the position of a cluster among those of the head, from 0, got {competitor!r}; "
                 "explain(..., competitor=) takes labels"
             )
-        competitor = None if competitor is None else at_least(competitor, "competitor", 0)
+        competitor = None if competitor is None else check_int(competitor, "competitor", 0)
         self.trunk_composite, self.beta, self.competitor = trunk_composite, beta, competitor
         self.rules: list[tuple[type, Hook]] = [
             (Evidence, ClosedForm(beta, competitor, head_rule)),

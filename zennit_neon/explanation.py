@@ -374,7 +374,7 @@ class Explanation:
             feature_names=self._columns(relevance.shape[1]),
         )
 
-    def _rows(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _rows(self) -> tuple[Array, Array]:
         """Relevance (M, d) and position of the cluster (M,), one row a point."""
         relevance, cluster = as_array(self.relevance, "values"), self._own.numpy()
         if cluster.ndim > 1:

@@ -16,19 +16,17 @@ from .explanation import Explanation, explain
 from .heads.base import Head
 from .layer.centroids import CentroidEvidence
 from .layer.support import SupportEvidence
-from .utils.arrays import as_array
+from .utils.arrays import Array, as_array
 from .utils.labels import NOISE, place_of
 from .utils.sources import rows_of
 from .utils.tables import Table
-from .utils.validation import at_least, whole
+from .utils.validation import check_int
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["point", "clusters", "plane"]
-
-Array = np.ndarray[Any, Any]
 
 #: Vermilion and blue of Okabe and Ito, which colour-blind readers tell apart.
 POSITIVE, NEGATIVE = "#D55E00", "#0072B2"
@@ -77,7 +75,7 @@ def point(explanation: Explanation, index: int, ax: Axes | None = None, max_feat
     """
     relevance, values = _row(explanation, index)
     order = np.argsort(-np.abs(relevance), kind="stable")
-    bars_of_their_own = at_least(max_features, "max_features")
+    bars_of_their_own = check_int(max_features, "max_features", 1)
     if len(order) == bars_of_their_own + 1:  # a single other feature has room for its name
         bars_of_their_own += 1
     shown, rest = np.split(order, [bars_of_their_own])
@@ -129,7 +127,7 @@ def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int
     assigned = explanation._own.flatten().numpy()
     count = np.bincount(assigned[assigned >= 0], minlength=explanation.n_clusters)
     largest = np.abs(np.nan_to_num(mean)).max(0)
-    chosen = np.sort(np.argsort(-largest, kind="stable")[: at_least(max_features, "max_features")])
+    chosen = np.sort(np.argsort(-largest, kind="stable")[: check_int(max_features, "max_features", 1)])
     names = [shorten(str(name)) for name in summary.columns[chosen]]
     figure, ax = figure_of(ax, clusters_size(len(mean), names))
     limit = float(largest.max()) or 1.0
@@ -194,8 +192,8 @@ def plane(
     table = Table(X)
     if table.shape[1:] != (2,) or not len(table):
         raise ValueError(f"X must have shape (N, 2) with at least one point, got {table.shape}")
-    resolution = whole(resolution, "resolution")
-    arrows = whole(arrows, "arrows")
+    resolution = check_int(resolution, "resolution")
+    arrows = check_int(arrows, "arrows")
     if resolution < 2 or arrows < 0:
         raise ValueError(f"resolution must be at least 2 and arrows at least 0, got {resolution} and {arrows}")
     found = neuralized(model, X)
@@ -283,7 +281,7 @@ def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:
     table = explanation._route.table
     if len(table.shape) != 2:
         raise ValueError(f"explanation must be of points (N, d), got one of shape {table.shape}")
-    place = whole(index, "index")
+    place = check_int(index, "index")
     if not 0 <= place < len(table):
         raise ValueError(f"index must be from 0 to {len(table) - 1}, got {place}: {len(table)} points were explained")
     if int(explanation._own[place]) == NOISE:

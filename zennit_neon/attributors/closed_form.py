@@ -17,7 +17,7 @@ from ..estimators.columns import encode
 from ..functional.competitors import PooledCompetitors, stiffness
 from ..heads.base import Head
 from ..layer.base import Coefficients, Prepared
-from ..utils.arrays import Array, plain
+from ..utils.arrays import Array, as_numpy
 from ..utils.labels import are_labels
 from ..utils.tables import Columns, Table
 
@@ -204,7 +204,7 @@ def attributor_of(
     """
     is_estimator = not isinstance(model, nn.Module) and not are_labels(model)
     is_pipeline = is_estimator and hasattr(model, "steps")
-    encoded = encode(model, plain(X)) if is_pipeline and len(getattr(X, "shape", ())) == 2 else None
+    encoded = encode(model, as_numpy(X)) if is_pipeline and len(getattr(X, "shape", ())) == 2 else None
     if encoded is None:
         found = neuralized(model, X, progress=progress)
         table = found.table(X)

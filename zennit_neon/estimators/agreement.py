@@ -11,7 +11,7 @@ from torch import Tensor
 from ..exceptions import DisagreementError
 from ..heads.affine import Affine
 from ..heads.base import Head
-from ..utils.arrays import Array, as_array, is_sparse, plain
+from ..utils.arrays import Array, as_array, as_numpy, is_sparse
 from ..utils.labels import named, positions
 from ..utils.model_state import say
 from ..utils.sources import holds_text, rows_of
@@ -68,7 +68,7 @@ def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
 
 def _predicted(estimator: Any, rows: Any) -> Array | None:
     """Labels of some rows; None if they are none that the estimator takes, which is then said elsewhere."""
-    rows, names = plain(rows), getattr(estimator, "feature_names_in_", None)
+    rows, names = as_numpy(rows), getattr(estimator, "feature_names_in_", None)
     if not holds_text(rows) and (not is_sparse(rows) or np.prod(rows.shape) <= DENSE):
         # with the names that scikit-learn expects, or it wonders
         rows = as_array(rows, "X")

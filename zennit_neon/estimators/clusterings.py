@@ -11,7 +11,7 @@ from ..exceptions import InexactError, not_fitted
 from ..functional.competitors import check_beta
 from ..heads.affine import Affine, RowNorm
 from ..heads.base import Head
-from ..utils.arrays import plain
+from ..utils.arrays import as_numpy
 from ..utils.labels import Groups, are_labels, groups
 from ..utils.tables import Table
 from .adapters import to_head
@@ -234,7 +234,7 @@ def neuralize_final_step(pipeline: Any, X: Any, steps: list[Affine | RowNorm], p
             return Neuralized(to_head(last).with_preprocessing(steps), None)
         except (InexactError, TypeError):
             pass  # by its labels then
-    head, found = neuralized(last, pipeline[:-1].transform(plain(X)), progress=progress)
+    head, found = neuralized(last, pipeline[:-1].transform(as_numpy(X)), progress=progress)
     return Neuralized(head.with_preprocessing(steps), found)
 
 
@@ -251,7 +251,7 @@ def _behind_steps(pipeline: Any, X: Any, labels: Any, fit: Fit) -> Neuralized:
     if len(pipeline.steps) == 1:
         return _behind_steps(last, X, labels, fit) if hasattr(last, "steps") else _fitted(labels, X, fit)
     steps, table = steps_of(pipeline), Table(X)
-    points = pipeline[:-1].transform(plain(X))
+    points = pipeline[:-1].transform(as_numpy(X))
     inner = _behind_steps(last, points, labels, fit) if hasattr(last, "steps") else _fitted(labels, points, fit)
     head = inner.head.with_preprocessing(steps, table.names)
     check_same(head, inner.table(X), inner.head, inner.table(points))
@@ -260,7 +260,7 @@ def _behind_steps(pipeline: Any, X: Any, labels: Any, fit: Fit) -> Neuralized:
 
 def _labels_of(clustering: Any, X: Any) -> Any:
     """Labels of points: predicted where the clustering can, else those that it was fitted with."""
-    rows, last = plain(X), _last(clustering)
+    rows, last = as_numpy(X), _last(clustering)
     known = getattr(last, "labels_", None)
     if hasattr(clustering, "predict"):
         try:

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ..exceptions import InexactError
 from ..heads.affine import Affine, RowNorm
+from ..utils.arrays import Array
 from ..utils.sources import holds_text
 from .steps import Adapters, Block, affine_step, blocks_of, fitted, lookup, side_by_side, steps_of
 
 __all__ = ["Encoding", "encode"]
 
-Array = np.ndarray[Any, Any]
 Steps = list[Affine | RowNorm]
 
 

@@ -12,10 +12,10 @@ import torch
 
 from ..exceptions import InexactError, not_fitted
 from ..heads.affine import Affine, RowNorm, exact_offset
+from ..utils.arrays import Array
 
 __all__ = ["Adapters", "Block", "affine_step", "blocks_of", "fitted", "lookup", "side_by_side", "steps_of"]
 
-Array = np.ndarray[Any, Any]
 Made = TypeVar("Made")
 Adapters = dict[tuple[str, str], Callable[[Any], Made]]
 

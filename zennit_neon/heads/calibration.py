@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..functional.competitors import check_beta, stiffness
 from ..utils.tables import Table
-from ..utils.validation import real
+from ..utils.validation import check_real
 
 __all__ = ["calibrate", "check_soft", "stiffness_at"]
 
@@ -56,7 +56,7 @@ def _check_probability(head: Any, probability: Any) -> float | None:
             "a soft clustering has no stiffness beta by Eq. 3: call calibrate(X, probability=0.9) for a mean "
             "largest probability of 0.9"
         )
-    value = real(probability, "probability", f"a number between 1 / {head.n_clusters} and 1")
+    value = check_real(probability, "probability", f"a number between 1 / {head.n_clusters} and 1")
     if not 1 / head.n_clusters < value < 1:
         raise ValueError(f"probability must be between 1 / {head.n_clusters} and 1, got {probability!r}")
     return value

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from zennit.core import Hook, Identity
 
-from ..utils.arrays import complaint, is_finite
+from ..utils.arrays import is_finite, nonfinite_message
 
 __all__ = ["check_finite", "warn_without_rule"]
 
@@ -18,7 +18,7 @@ def check_finite(x: Tensor, values: Tensor) -> Tensor:
     """Return what was computed from ``x`` if it is finite, else ``ValueError`` that says why it is not."""
     if torch.compiler.is_compiling() or is_finite(values):
         return values
-    raise ValueError(complaint("x", x, values.dtype))
+    raise ValueError(nonfinite_message("x", x, values.dtype))
 
 
 def warn_without_rule(layer: nn.Module, x: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..functional.competitors import check_beta
 from ..layer.tree import PathEvidence
 from ..utils.arrays import as_matrix
-from ..utils.validation import check_clusters, whole
+from ..utils.validation import check_clusters, check_int
 from .affine import Affine, RowNorm
 from .base import Head
 from .preimages import Preprocessing, coarse_types
@@ -72,7 +72,7 @@ class NeuralizedHierarchy(Head):
         labels: Sequence[Any] | None = None,
         feature_names: Sequence[str] | None = None,
     ):
-        walks = tuple(tuple((whole(split, "paths"), bool(first)) for split, first in path) for path in paths)
+        walks = tuple(tuple((check_int(split, "paths"), bool(first)) for split, first in path) for path in paths)
         centers = as_matrix(centers, "centers", "(2 (K - 1), d)")
         _check(centers, walks)
         before = Preprocessing(steps, centers.shape[1], "centers")

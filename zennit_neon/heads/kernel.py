@@ -11,7 +11,7 @@ from torch import Tensor
 from ..layer.pools import MinPool, SoftMinPool
 from ..layer.support import LogMeanExpPool, SupportContrast, SupportEvidence
 from ..utils.arrays import as_array, as_matrix
-from ..utils.validation import check_clusters, positive
+from ..utils.validation import check_clusters, check_positive
 from .affine import Affine, RowNorm
 from .base import Head
 from .calibration import check_soft
@@ -94,7 +94,7 @@ class NeuralizedKernelKMeans(Head):
         feature_names: Sequence[str] | None = None,
     ):
         sets = _checked_sets(support_vectors)
-        gamma = positive(gamma, "gamma")
+        gamma = check_positive(gamma, "gamma")
         log_weight = _checked_weights(weights, sets)
         _check_different(sets, log_weight)
         before = Preprocessing(steps, sets[0].shape[1], "support vectors")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..functional.competitors import check_beta
 from ..layer.logits import LogitContrast, LogitEvidence
 from ..layer.pools import MinPool, SoftMinPool
-from ..utils.validation import check_clusters, real
+from ..utils.validation import check_clusters, check_real
 from .base import Head
 
 __all__ = ["NeuralizedSoftmax"]
@@ -176,7 +176,7 @@ class NeuralizedSoftmax(Head):
 def _checked_threshold(threshold: Any) -> float | None:
     if threshold is None:
         return None
-    value = real(threshold, "threshold", "a probability between 0 and 1")
+    value = check_real(threshold, "threshold", "a probability between 0 and 1")
     if not 0 < value < 1:
         raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold!r}")
     return value

@@ -22,7 +22,8 @@ from ..attributors.closed_form import Question
 from ..attributors.session import plain_session
 from ..composites import Neon
 from ..heads.questions import asked_of, check_fidelity, labels_of
-from ..utils.validation import whole
+from ..utils.arrays import Array
+from ..utils.validation import check_int
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .token_methods import integrated, linear, rules
@@ -31,7 +32,6 @@ from .word_attributor import NOISE
 
 __all__ = ["TokenExplanation", "TokenMean", "explain_tokens"]
 
-Array = np.ndarray[Any, Any]
 Span = tuple[int, int] | None
 
 #: Relevance that misses what it should sum to by more than this share of it is warned about.
@@ -336,7 +336,7 @@ def _span(span: Any) -> Span:
     """Start and stop, or None for tokens that stand nowhere."""
     if span is None:
         return None
-    start, stop = (whole(edge, "each edge of spans") for edge in span)
+    start, stop = (check_int(edge, "each edge of spans") for edge in span)
     return None if start == stop else (start, stop)
 
 

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from ..attributors.closed_form import Question
 from ..attributors.session import Session
 from ..heads.search import find_head
+from ..utils.arrays import Array
 from ..utils.model_state import unwrapped
-from ..utils.validation import at_least
+from ..utils.validation import check_int
 from .word_attributor import WordAttributor
 
 __all__ = ["Answer", "Batch", "Encoder", "as_array", "attributor_of", "described"]
-
-Array = np.ndarray[Any, Any]
 
 #: Relevance of a part of the documents (n, T), what it should sum to (n,), and what of it is shared evenly (n,).
 Found = tuple[Array, Array, Array]
@@ -158,7 +157,7 @@ class Batch:
     """Documents without their padding, those of equal length together."""
 
     def __init__(self, tokens: Tensor, mask: Tensor, size: int):
-        size = at_least(size, "batch_size")
+        size = check_int(size, "batch_size", 1)
         self.tokens, self.mask, self.some = tokens, mask, mask.any(1)
         self.lengths: list[int] = mask.sum(1).tolist()
         counts = mask.sum(1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..estimators.steps import lookup
+from ..utils.arrays import Array
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from .word_average import WordAverage
 
 __all__ = ["AverageReader", "BagReader", "NamesReader", "Reader", "flat_steps", "reader_of"]
-
-Array = np.ndarray[Any, Any]
 
 #: Methods by which a vectorizer of scikit-learn finds words, if they are its own.
 BUILDERS = ("build_analyzer", "build_preprocessor", "build_tokenizer", "decode")

@@ -16,8 +16,9 @@ from ..estimators.clusterings import Neuralized, neuralize_final_step, neuralize
 from ..estimators.steps import steps_of
 from ..functional.competitors import stiffness
 from ..heads.base import Head
+from ..utils.arrays import Array
 from ..utils.labels import NOISE, are_labels
-from ..utils.validation import at_least
+from ..utils.validation import check_int
 from .vectorizers import AverageReader, Reader
 from .word_layer import WordLayer
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 __all__ = ["NOISE", "WordAttributor", "of_known"]
-
-Array = np.ndarray[Any, Any]
 
 
 #: Documents at a time, at most, and the numbers that are computed for them at once.
@@ -47,7 +46,7 @@ class WordAttributor:
         self.words, self.X = WordLayer(head, vectors), X
         self.scale = self.words.scale(X)
         most = max(1, min(DOCUMENTS, UNITS // len(self.words.weight)))
-        self.size = most if batch_size is None else at_least(batch_size, "batch_size")
+        self.size = most if batch_size is None else check_int(batch_size, "batch_size", 1)
         self.progress = progress
         self.noise: Array | None = None
 

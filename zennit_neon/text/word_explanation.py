@@ -13,8 +13,9 @@ import torch
 from .. import functional
 from ..attributors.closed_form import Question
 from ..heads.questions import asked_of, check_fidelity, labels_of
+from ..utils.arrays import Array
 from ..utils.labels import place_of
-from ..utils.validation import at_least
+from ..utils.validation import check_int
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .plot import top_words
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from ..estimators.fidelity import Fidelity
 
 __all__ = ["TextExplanation", "explain_text"]
-
-Array = np.ndarray[Any, Any]
 
 
 def explain_text(
@@ -261,7 +260,7 @@ class TextExplanation(DocumentExplanation):
             ``cluster``, ``word``, ``relevance`` (mean over the documents of the cluster; 0 in those without the word),
             and ``documents`` of the cluster that have the word.
         """
-        count = at_least(n, "n")
+        count = check_int(n, "n", 1)
         rows = []
         for k in self._clusters():
             part = self.relevance[self._own == k]
@@ -291,7 +290,7 @@ class TextExplanation(DocumentExplanation):
         ValueError
             If documents are averages of word vectors, in which absent words have no part, or the document was skipped.
         """
-        count = at_least(n, "n")
+        count = check_int(n, "n", 1)
         if self._reader.averages:
             raise ValueError("documents are averages of word vectors, in which absent words have no part")
         if document is not None:
@@ -327,7 +326,7 @@ class TextExplanation(DocumentExplanation):
         ValueError
             If no document belongs to a cluster, or to one of those that were asked for.
         """
-        words, count = at_least(n, "n"), np.bincount(self._own[self._own >= 0], minlength=self.n_clusters)
+        words, count = check_int(n, "n", 1), np.bincount(self._own[self._own >= 0], minlength=self.n_clusters)
         shown = np.flatnonzero(count).tolist()
         if clusters is not None:
             shown = [place_of(k, self.labels, self.n_clusters, "clusters") for k in clusters]

@@ -26,13 +26,12 @@ from torch import Tensor
 
 from ..heads.base import Head
 from ..layer.activations import UnitNorm
+from ..utils.arrays import Array
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 __all__ = ["WordLayer"]
-
-Array = np.ndarray[Any, Any]
 
 #: Numbers that are gathered at a time (8 MB).
 GATHERED = 2**20

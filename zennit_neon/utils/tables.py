@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import Array, complaint, is_finite, plain
+from .arrays import Array, as_numpy, is_finite, nonfinite_message
 from .sources import Source, TensorSource, TextSource, holds_text, rows_of, source_of
-from .validation import at_least
+from .validation import check_int
 
 __all__ = ["Columns", "Table"]
 
@@ -123,7 +123,7 @@ class Table:
         self, size: int, progress: bool, title: str, like: Tensor | None = None, cast: bool = False
     ) -> Iterator[tuple[slice, Tensor]]:
         """Batches of X, as :meth:`read` reads them, with their place in X."""
-        size = at_least(size, "batch_size")
+        size = check_int(size, "batch_size", 1)
         with contextlib.ExitStack() as stack:
             bar = None
             if progress:
@@ -147,7 +147,7 @@ class Table:
         """Return what was computed from the batch at ``place`` if it is finite, else ``ValueError``."""
         if not is_finite(values):
             batch = self.read(place.start, place.stop)
-            raise ValueError(complaint(self.name, batch, values.dtype, place.start, self.read_names))
+            raise ValueError(nonfinite_message(self.name, batch, values.dtype, place.start, self.read_names))
         return values
 
     @property
@@ -204,17 +204,17 @@ class Columns(Table):
 
     def read(self, start: int, stop: int, like: Tensor | None = None, cast: bool = False) -> Tensor:
         """Numbers of the rows from ``start`` to ``stop``."""
-        return torch.from_numpy(self.encoding(plain(rows_of(self.X, slice(start, stop)))))
+        return torch.from_numpy(self.encoding(as_numpy(rows_of(self.X, slice(start, stop)))))
 
     def some(self, places: Array) -> Tensor:
         """Numbers of the rows at some places."""
-        return torch.from_numpy(self.encoding(plain(rows_of(self.X, places))))
+        return torch.from_numpy(self.encoding(as_numpy(rows_of(self.X, places))))
 
     def batches(
         self, size: int, progress: bool, title: str, like: Tensor | None = None, cast: bool = False
     ) -> Iterator[tuple[slice, Tensor]]:
         """Batches as of any table; encoded many at a time, as an encoding takes its time for each call."""
-        many = max(1, ENCODED // max(1, size * len(self.encoding.source))) * at_least(size, "batch_size")
+        many = max(1, ENCODED // max(1, size * len(self.encoding.source))) * check_int(size, "batch_size", 1)
         for place, numbers in super().batches(many, progress, title, like, cast):
             for start in range(0, len(numbers), size):
                 part = numbers[start : start + size]

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ...picture import colors
+from ...utils.arrays import Array
 from ..matching import BORDER, Matching
 from .voc import Scene
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["panels"]
-
-Array = np.ndarray[Any, Any]
 
 #: Colours of objects: Okabe and Ito's, which colour-blind readers tell apart; black is the background.
 OBJECTS = np.array(
