@@ -96,7 +96,7 @@ class ClosedFormAttributor:
             room -= pooled.gap.numel()
             if room >= 0:
                 self._kept[place.start] = pooled
-            yield pooled.pooled
+            yield pooled.evidence
 
     def relevance(self, question: Question, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Relevance like X, evidence, and cluster of each point: the chosen, or else the assigned one."""
@@ -159,7 +159,7 @@ class ClosedFormAttributor:
         else:
             prepared = None
             passed = layer.coefficients(pooled, question.beta)
-            evidence, own = pooled.pooled[:, 0], pooled.cluster[:, 0]
+            evidence, own = pooled.evidence[:, 0], pooled.cluster[:, 0]
         if question.through is not None:
             passed = layer.select_competitor(passed, question.through, own)
         points = self.head.rows(x) if prepared is None else prepared.points
