@@ -59,7 +59,7 @@ class Encoding:
         """Apply this first, and ``after`` to what it gives."""
         return Encoding(functools.partial(_one_after_the_other, self.apply, after.apply), self.source[after.source])
 
-    def pooled(self, relevance: Tensor, width: int) -> Tensor:
+    def aggregate(self, relevance: Tensor, width: int) -> Tensor:
         """Relevance (N, width) of the columns, from that of the numbers (N, m)."""
         source = torch.from_numpy(self.source).to(relevance.device)
         return relevance.new_zeros(len(relevance), width).index_add_(1, source, relevance)

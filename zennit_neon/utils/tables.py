@@ -220,7 +220,7 @@ class Columns(Table):
                 part = numbers[start : start + size]
                 yield slice(place.start + start, place.start + start + len(part)), part
 
-    def pooled(self, relevance: Tensor) -> Tensor:
+    def aggregate(self, relevance: Tensor) -> Tensor:
         """Relevance of the columns from that of the numbers."""
-        pooled: Tensor = self.encoding.pooled(relevance, self.shape[1])
-        return pooled
+        columns: Tensor = self.encoding.aggregate(relevance, self.shape[1])
+        return columns
