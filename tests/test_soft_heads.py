@@ -220,8 +220,8 @@ def test_coefficients_of_linear_units(parts):
     points = head.rows(x)
     units = 2 * points @ layer.weight.T - (layer.weight * layer.root).sum(1)
     assert torch.allclose(layer.pool_units(units), layer.scores(points))
-    contest = layer.pool_competitors(layer.pool_units(units))
-    passed, own = layer.unit_coefficients(units, layer.coefficients(contest, None), contest.cluster[:, 0])
+    pooled = layer.pool_competitors(layer.pool_units(units))
+    passed, own = layer.unit_coefficients(units, layer.coefficients(pooled, None), pooled.cluster[:, 0])
     relevance = passed @ (layer.weight * layer.root) - 2 * points * (passed @ layer.weight)
     assert own is None
     assert torch.allclose(relevance, neon.explain(head, x).relevance)

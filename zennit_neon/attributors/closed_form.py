@@ -85,7 +85,7 @@ class ClosedFormAttributor:
                 room -= pooled.gap.numel()
                 if room >= 0:
                     kept[place.start] = pooled
-                yield pooled.pooled
+                yield pooled.evidence
 
         with torch.no_grad():
             return Calibration(stiffness(evidence()), kept)
@@ -142,7 +142,7 @@ class ClosedFormAttributor:
         else:
             prepared = None
             passed = layer.coefficients(pooled, target.beta)
-            evidence, own = pooled.pooled[:, 0], pooled.cluster[:, 0]
+            evidence, own = pooled.evidence[:, 0], pooled.cluster[:, 0]
         if target.through is not None:
             passed = layer.select_competitor(passed, target.through, own)
         points = self.head.rows(x) if prepared is None else prepared.points

@@ -87,7 +87,7 @@ class ZennitAttributor:
             layer = running.head.evidence_layer
             entered = ((place, running.with_head_input(x)[1]) for place, x in self._batches("calibrate"))
             scores = (self._scores(running, place, part) for place, part in entered)
-            return Calibration(stiffness(layer.pool_competitors(part).pooled for part in scores), {})
+            return Calibration(stiffness(layer.pool_competitors(part).evidence for part in scores), {})
 
     def attribute(
         self, target: Target, cluster: Tensor | None = None, calibration: Calibration | None = None

@@ -85,7 +85,7 @@ def prune(head: NeuralizedKernelKMeans, X: Any, tolerance: float = 1e-3, *, expl
     evidence = []
     with exact(), torch.no_grad():
         for _, prepared in _batches(head, table):
-            evidence.append(layer.pool_competitors(prepared.scores).pooled)
+            evidence.append(layer.pool_competitors(prepared.scores).evidence)
             assert prepared.shares is not None
             kept |= torch.cat([_needed(part, tolerance) for part in prepared.shares.split(sizes, 1)], 1).any(0)
         beta = head.beta if head.beta is not None else stiffness(evidence)

@@ -73,7 +73,7 @@ class WordAttributor:
         if beta is not None or competitor is not None or self.head.soft or not self.X.shape[0]:
             return beta
         units = (self.words.units(self.X[place], self.scale[place]) for place in self.batches("calibrate"))
-        return stiffness(self.layer.pool_competitors(self.layer.pool_units(part)).pooled for part in units)
+        return stiffness(self.layer.pool_competitors(self.layer.pool_units(part)).evidence for part in units)
 
     def batches(self, title: str) -> Iterator[slice]:
         """Places of some documents at a time."""
