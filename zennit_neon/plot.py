@@ -196,14 +196,12 @@ def plane(
     arrows = check_int(arrows, "arrows")
     if resolution < 2 or arrows < 0:
         raise ValueError(f"resolution must be at least 2 and arrows at least 0, got {resolution} and {arrows}")
-    found = neuralized(model, X)
+    found = neuralized(model, table)
     head = found.head
-    explained = explain(head, X, beta=beta)
+    explained = explain(head, table, beta=beta).with_noise(found.noise)
     cluster = explained.labels[0] if cluster is None else cluster
     shown = place_of(cluster, head.labels, head.n_clusters, "cluster")
     assigned = explained.positions
-    if found.groups is not None:
-        assigned = np.where(found.groups.noise, NOISE, assigned)
     points, centroids = _array(table.read(0, len(table))), _centroids(head)
     axes_x, axes_y = _grid(points if centroids is None else np.concatenate([points, centroids]), resolution)
     grid = np.stack([part.ravel() for part in np.meshgrid(axes_x, axes_y)], axis=1)

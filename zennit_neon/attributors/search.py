@@ -9,9 +9,9 @@ from torch import nn
 from ..estimators.agreement import check_predictions
 from ..estimators.clusterings import neuralize_final_step, neuralized
 from ..estimators.columns import encode
-from ..utils.arrays import Array, as_numpy
+from ..utils.arrays import Array
 from ..utils.labels import are_labels
-from ..utils.tables import Columns
+from ..utils.tables import Columns, as_table
 from .closed_form import ClosedFormAttributor
 
 __all__ = ["attributor_of"]
@@ -25,20 +25,22 @@ def attributor_of(
     And which points are noise, if the head stands for labels of them.
     """
     is_estimator = not isinstance(model, nn.Module) and not are_labels(model)
+    table = as_table(X)
     is_pipeline = is_estimator and hasattr(model, "steps")
-    encoded = encode(model, as_numpy(X)) if is_pipeline and len(getattr(X, "shape", ())) == 2 else None
+    encoded = encode(model, table) if is_pipeline and len(getattr(table.X, "shape", ())) == 2 else None
+    aggregate = None
     if encoded is None:
-        found = neuralized(model, X, progress=progress)
-        table = found.table(X)
+        found = neuralized(model, table, progress=progress)
+        table = table if found.table is None else found.table
+        table.check_numbers()
         table.check_width(found.head.n_features)
         table.check_names(found.head.feature_names)
-        attributor = ClosedFormAttributor(found.head, table, batch_size, progress)
     else:
         encoding, steps = encoded
-        table = columns = Columns(X, encoding)
-        columns.check_names(getattr(model, "feature_names_in_", None))
-        found = neuralize_final_step(model, X, steps, progress)
-        attributor = ClosedFormAttributor(found.head, columns, batch_size, progress, columns.aggregate)
+        table.check_names(getattr(model, "feature_names_in_", None))
+        found = neuralize_final_step(model, table, steps, progress)
+        table = columns = Columns(table, encoding)
+        aggregate = columns.aggregate
     if is_estimator and found.groups is None:
         check_predictions(found.head, table, model)
-    return attributor, None if found.groups is None or not found.groups.noise.any() else found.groups.noise
+    return ClosedFormAttributor(found.head, table, batch_size, progress, aggregate), found.noise

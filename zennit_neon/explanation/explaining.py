@@ -125,7 +125,7 @@ def explain(
     attributor: Attributor
     noise = None
     if is_trunk:
-        attributor = ZennitAttributor(given, composite, Table(X), batch_size, progress)
+        attributor = ZennitAttributor(given, composite, X if isinstance(X, Table) else Table(X), batch_size, progress)
     else:
         attributor, noise = attributor_of(model, X, batch_size, progress)
     head, table = attributor.head, attributor.table

@@ -116,13 +116,15 @@ class Explanation:
 
         Parameters
         ----------
-        noise : array of bool, shape (N,)
-            Which points belong to no cluster.
+        noise : array of bool, shape (N,), optional
+            Which points belong to no cluster; all do if not given.
 
         Returns
         -------
         Explanation
         """
+        if noise is None:
+            return self
         mask = np.array(as_array(noise, "noise"))
         if mask.shape != (len(self),) or mask.dtype != np.bool_:
             raise ValueError(f"noise must be bool of shape ({len(self)},), got {mask.dtype} of {mask.shape}")

@@ -61,8 +61,7 @@ class WordAttributor:
             points = X @ vectors
         found = _neuralized(steps, points)
         attributor = cls(found.head, X, vectors, batch_size, progress)
-        if found.groups is not None and not chosen and found.groups.noise.any():
-            attributor.noise = found.groups.noise
+        attributor.noise = None if chosen else found.noise
         return attributor
 
     def stiffness(self, beta: float | None, competitor: int | None) -> float | None:
