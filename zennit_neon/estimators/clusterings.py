@@ -177,7 +177,7 @@ class Neuralized(NamedTuple):
     head: Head
     #: None where the head is exact.
     groups: Groups | None
-    #: The points; noise that cannot be read is ignored. None where they were not given.
+    #: The points; noise that cannot be read is ignored. None where nothing was read of them.
     table: Table | None
 
     @property
@@ -197,31 +197,33 @@ def neuralized(clustering: Any, X: Any = None, **options: Any) -> Neuralized:
     ``X`` may also be a :class:`~zennit_neon.utils.tables.Table`.
     """
     fit: Fit = functools.partial(surrogate, **options)
-    table = None if X is None else as_table(X)
     if are_labels(clustering):
-        if table is None:
+        if X is None:
             raise ValueError(
                 "clustering must have shape (K, d) if it is centroids, and needs the points if it is labels: "
                 "neuralize(labels, X)"
             )
-        return _fitted(clustering, table, fit)
+        return _fitted(clustering, as_table(X), fit)
     shape: tuple[int, ...] = getattr(clustering, "shape", ())
-    if table is not None and len(shape) == 2 and shape[1] == 1 and shape[0] == len(table) and table.shape[1] > 1:
-        raise ValueError(
-            f"labels must have shape ({shape[0]},), one for each row of X, got {tuple(shape)}: give its only column"
-        )
+    if X is not None and len(shape) == 2 and shape[1] == 1:
+        X = as_table(X)
+        if shape[0] == len(X) and X.shape[1] > 1:
+            raise ValueError(
+                f"labels must have shape ({shape[0]},), one for each row of X, got {tuple(shape)}: give its only column"
+            )
     try:
-        return Neuralized(to_head(clustering), None, table)
+        return Neuralized(to_head(clustering), None, X if isinstance(X, Table) else None)
     except InexactError as error:
-        if table is None:
+        if X is None:
             steps = "; explain(pipeline, X) takes steps that work column by column"
             raise ValueError(
                 f"{error}. With the points, neuralize(clustering, X), its labels are explained through a network "
                 f"whose fidelity to them is measured{steps if hasattr(clustering, 'steps') else ''}"
             ) from None
     except TypeError:
-        if table is None or not hasattr(clustering, "labels_"):
+        if X is None or not hasattr(clustering, "labels_"):
             raise
+    table = as_table(X)
     labels, last = _labels_of(clustering, table), _last(clustering)
     if hasattr(clustering, "steps"):
         try:
