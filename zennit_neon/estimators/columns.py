@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..exceptions import InexactError
 from ..heads.affine import Affine, RowNorm
-from ..utils.arrays import Array
+from ..utils.arrays import Array, as_numpy
 from ..utils.registry import Registry
-from ..utils.sources import holds_text
+from ..utils.sources import rows_of
+from ..utils.tables import Table
 from .steps import Block, affine_step, blocks_of, fitted, side_by_side, steps_of
 
 __all__ = ["Encoding", "encode", "source_columns"]
@@ -59,26 +60,26 @@ class Encoding:
         """Apply this first, and ``after`` to what it gives."""
         return Encoding(functools.partial(_one_after_the_other, self.apply, after.apply), self.source[after.source])
 
-    def pooled(self, relevance: Tensor, width: int) -> Tensor:
+    def aggregate(self, relevance: Tensor, width: int) -> Tensor:
         """Relevance (N, width) of the columns, from that of the numbers (N, m)."""
         source = torch.from_numpy(self.source).to(relevance.device)
         return relevance.new_zeros(len(relevance), width).index_add_(1, source, relevance)
 
 
-def encode(pipeline: Any, X: Any) -> tuple[Encoding, Steps] | None:
+def encode(pipeline: Any, table: Table) -> tuple[Encoding, Steps] | None:
     """Write the steps before a clustering as an encoding, column by column, and affine steps behind it.
 
     Parameters
     ----------
     pipeline : Pipeline
-    X : ndarray or DataFrame, shape (N, d)
-        Points as the pipeline takes them; the first tells the sizes.
+    table : Table, shape (N, d)
+        Of which the first row tells the sizes.
 
     Returns
     -------
     encoding, steps
-        Or None where no encoding is needed (all steps are affine, and X holds numbers), or none is possible (a step
-        mixes columns and is not affine).
+        Or None where no encoding is needed (all steps are affine, and the table holds numbers), or none is possible (a
+        step mixes columns and is not affine).
 
     Raises
     ------
@@ -87,12 +88,12 @@ def encode(pipeline: Any, X: Any) -> tuple[Encoding, Steps] | None:
     """
     try:
         steps_of(pipeline)
-        if not holds_text(X):
+        if not table.holds_text:
             return None
     except InexactError:
         pass
     try:
-        return _chain(pipeline.steps[:-1], X[:1])
+        return _chain(pipeline.steps[:-1], rows_of(as_numpy(table.X), slice(0, 1)))
     except InexactError:
         return None
 
