@@ -75,7 +75,7 @@ def test_clusters_of_tokens():
     network, images = models.vit_b_16(weights=None).eval(), torch.randn(1, 3, 224, 224)
     model = clustered(network, "encoder.layers.encoder_layer_0", images)
     assert model.head.n_features == 768
-    assert model(images).shape == (1, 3, 197)
+    assert model(images).shape == (1, 3, 14, 14)
 
 
 class Functional(nn.Module):

@@ -17,7 +17,7 @@ PACKAGE = Path(zennit_neon.__file__).parent
 ROOMS = [
     ["exceptions", "forest", "functional", "kde", "utils"],
     ["cluster", "layer", "layout", "network", "picture"],
-    ["heads", "rules", "types"],
+    ["heads", "patches", "rules", "types"],
     ["caching", "estimators", "instrumentation", "roots"],
     ["canonizers", "composites"],
     ["attributors"],

@@ -167,8 +167,12 @@ def test_a_layer_that_is_not_used_or_not_a_tensor_is_refused():
 
     model = nn.ModuleDict({"pair": Pair()})
     model.forward = lambda x: model["pair"](x)[0]
-    with pytest.raises(TypeError, match="must put out a Tensor, got tuple"):
-        Until(model, "pair")(torch.rand(1, 3, 4, 4))
+    images = torch.rand(1, 3, 4, 4)
+    with pytest.raises(
+        ValueError, match=r"layer 'pair' returns several tensors, 0 .*choose one of them, as in output=0"
+    ):
+        Until(model, "pair")(images)
+    assert torch.equal(Until(model, "pair", output=1)(images), images)
 
 
 def test_blocks_end_with_max_pooling():

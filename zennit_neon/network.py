@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .exceptions import TooSmallError
+from .utils.outputs import tensor_of
 
-__all__ = ["Network", "load_vgg16", "outputs_of", "too_small"]
+__all__ = ["Network", "load_vgg16", "of_this_thread", "outputs_of", "too_small"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ class _AllReached(Exception):  # noqa: N818 - no error
     """Every layer has put out its activations."""
 
 
-def outputs_of(model: nn.Module, layers: Sequence[str], x: Any) -> dict[str, Tensor]:
+def outputs_of(
+    model: nn.Module, layers: Sequence[str], x: Any, outputs: Mapping[str, str | int | None] | None = None
+) -> dict[str, Tensor]:
     """Outputs of layers of a model that calls each of them once; nothing that comes after the last is computed.
 
     Only what the calling thread runs is recorded: others may run the same model at the same time.
@@ -88,6 +91,9 @@ def outputs_of(model: nn.Module, layers: Sequence[str], x: Any) -> dict[str, Ten
         Dotted names, as ``named_modules`` gives them.
     x : Tensor
         As it enters the model.
+    outputs : mapping, optional
+        For layers that return several tensors, the name or position of the one that is meant; ``last_hidden_state``,
+        or the only tensor, if not given.
 
     Returns
     -------
@@ -99,13 +105,13 @@ def outputs_of(model: nn.Module, layers: Sequence[str], x: Any) -> dict[str, Ten
     TooSmallError
         If nothing of ``x`` is left before a layer.
     ValueError, TypeError
-        If a layer is not used, or puts out something else than a tensor.
+        If a layer is not used, or returns no tensor, or several and none is chosen.
     """
+    chosen = outputs or {}
     found: dict[str, Tensor] = {}
 
     def note(name: str, output: Any) -> None:
-        if not isinstance(output, Tensor):
-            raise TypeError(f"layer {name!r} must put out a Tensor, got {type(output).__name__}")
+        output = tensor_of(output, chosen.get(name), f"layer {name!r}")
         last = len({*found, name}) == len(set(layers))
         found[name] = output if last else output.clone()
         if last:
@@ -115,7 +121,7 @@ def outputs_of(model: nn.Module, layers: Sequence[str], x: Any) -> dict[str, Ten
         with contextlib.ExitStack() as hooks:
             for name in set(layers):
                 module = model.get_submodule(name)
-                hook = _of_this_thread(lambda _module, _inputs, output, name=name: note(name, output))
+                hook = of_this_thread(lambda _module, _inputs, output, name=name: note(name, output))
                 hooks.callback(module.register_forward_hook(hook).remove)
             model(x)
     except _AllReached:
@@ -129,7 +135,7 @@ def outputs_of(model: nn.Module, layers: Sequence[str], x: Any) -> dict[str, Ten
     raise ValueError(f"layer {missing!r} was not used in the forward pass of {type(model).__name__}")
 
 
-def _of_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
+def of_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
     """A hook that does nothing in other threads: hooks belong to the module, and every thread calls them."""
     owner = threading.get_ident()
 
@@ -153,7 +159,7 @@ def too_small(model: nn.Module, x: Tensor) -> TooSmallError | None:
     with contextlib.ExitStack() as hooks:
         for name, module in model.named_modules():
             if hasattr(module, "kernel_size"):
-                hook = _of_this_thread(lambda module, inputs, name=name: note(name, module, inputs))
+                hook = of_this_thread(lambda module, inputs, name=name: note(name, module, inputs))
                 hooks.callback(module.register_forward_pre_hook(hook).remove)
         with contextlib.suppress(RuntimeError), torch.no_grad():
             model(x)

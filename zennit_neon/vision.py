@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,9 +20,11 @@ from .heads.kmeans import NeuralizedKMeans
 from .layer.activations import UnitNorm
 from .layout import FeaturesFirst, axis_of, checked_layout, followed
 from .network import Network, load_vgg16, outputs_of, too_small
+from .patches import patch_maps, watched_grids
 from .picture import heatmaps, smoothed
 from .utils.arrays import Array
 from .utils.model_state import evaluating
+from .utils.outputs import check_output_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,18 +67,21 @@ class Until(nn.Module):
     model : torch.nn.Module
     layer : str
         Dotted name of the layer, as ``named_modules`` gives it.
+    output : str or int, optional
+        Name or position of one output of a layer that returns several tensors; ``last_hidden_state``, or the only
+        tensor, if not given.
     """
 
-    def __init__(self, model: nn.Module, layer: str):
+    def __init__(self, model: nn.Module, layer: str, output: str | int | None = None):
         super().__init__()
-        self.model, self.layer = model, layer
+        self.model, self.layer, self.output = model, layer, check_output_name(output)
 
     def forward(self, x: Tensor) -> Tensor:
         """Output of the layer."""
-        return outputs_of(self.model, [self.layer], x)[self.layer]
+        return outputs_of(self.model, [self.layer], x, {self.layer: self.output})[self.layer]
 
 
-def _trunk(model: nn.Module, layer: str) -> nn.Module:
+def _trunk(model: nn.Module, layer: str, output: str | int | None) -> nn.Module:
     """The part of a model up to a layer; of a chain of layers, that part and nothing else."""
     if not layer or layer not in dict(model.named_modules()):
         names = [name for name, module in model.named_modules() if name and not list(module.children())]
@@ -85,10 +91,10 @@ def _trunk(model: nn.Module, layer: str) -> nn.Module:
     if isinstance(model, nn.Sequential):
         chain, rest = model, layer
     elif first != "features" or not type(model).__module__.startswith("torchvision.models."):
-        return Until(model, layer)
-    if isinstance(chain, nn.Sequential) and rest in chain._modules:
+        return Until(model, layer, output)
+    if output is None and isinstance(chain, nn.Sequential) and rest in chain._modules:
         return chain[: list(chain._modules).index(rest) + 1]
-    return Until(model, layer)
+    return Until(model, layer, output)
 
 
 def cluster_features(
@@ -99,6 +105,7 @@ def cluster_features(
     *,
     random_state: Any = 0,
     layout: str | None = None,
+    output: str | int | None = None,
     normalize: bool = True,
     beta: float | None = None,
     max_points: int = MAX_POINTS,
@@ -123,7 +130,11 @@ def cluster_features(
     layout : {"channels_first", "channels_last", "tokens"}, optional
         Where the layer puts its features: (N, C, ...) as convolutions do, (N, H, W, C) as Swin transformers do, or
         (N, T, C) as vision transformers do. If not given, it is found out in the pass of the first image, from the
-        layers that ran and from what moved the axes after them.
+        layers that ran and from what moved the axes after them; tokens are then taken for patches in vision
+        transformers of torchvision, timm and Hugging Face alone.
+    output : str or int, optional
+        Which output is clustered, by its name or position, where the layer returns several tensors, such as a
+        ``ModelOutput`` of Hugging Face; ``last_hidden_state``, or the only tensor, if not given.
     normalize : bool
         Scale points to unit norm first, as both papers do.
     beta : float, optional
@@ -140,14 +151,16 @@ def cluster_features(
     -------
     torch.nn.Sequential
         ``trunk``, ``norm`` and ``head``: from images to the evidence (N, K, H', W') of each cluster at each location.
-        The trunk consists of the model's own modules; where features come last, it ends in
-        :class:`~zennit_neon.layout.FeaturesFirst`, and the evidence of tokens is (N, K, T).
+        The trunk consists of the model's own modules. Where features come last, it ends in
+        :class:`~zennit_neon.layout.FeaturesFirst`; where patches are tokens, in
+        :class:`~zennit_neon.patches.PatchMaps`, which leaves class and register tokens away and puts the others on
+        their grid. Other images may have other sizes, if the model takes them.
 
     Raises
     ------
     ValueError
         No such layer, no images, images that are too small for it, NaN, fewer different points than clusters; or it is
-        not clear where the layer puts its features, and ``layout`` is not given.
+        not clear where the layer puts its features and ``layout`` is not given, or which output is meant.
     """
     model = cast(nn.Module, model._modules.get("_orig_mod", model))  # compiled: what is added to that never runs
     layer = layer_of_block(model, layer) if isinstance(layer, int) else layer.removeprefix("_orig_mod.")
@@ -158,13 +171,11 @@ def cluster_features(
     from sklearn.utils import check_random_state
 
     random = check_random_state(random_state)
-    trunk = _trunk(model, layer)
+    trunk = _trunk(model, layer, check_output_name(output))
     norm: nn.Module = UnitNorm() if normalize else nn.Identity()
     with evaluating(trunk), torch.no_grad():
-        layout, maps = _maps(trunk, images, checked_layout(layout), progress)
+        trunk, maps = _maps(model, trunk, layer, output, images, checked_layout(layout), progress)
         points = _sample((norm(found) for found in maps), max_points, random)
-    if layout != "channels_first":
-        trunk = nn.Sequential(trunk, FeaturesFirst())
     head = NeuralizedKMeans(_kmeans(points, n_clusters, n_init, random), beta=beta)
     if beta is None:
         head.calibrate(points)
@@ -198,9 +209,15 @@ def _kmeans(points: Tensor, n_clusters: int, n_init: int, random: Any) -> Array:
 
 
 def _maps(
-    trunk: nn.Module, images: Tensor | Iterable[Tensor], layout: str | None, progress: bool
-) -> tuple[str, Iterator[Tensor]]:
-    """The layout of what a trunk puts out, and that of each image, with features along dimension 1."""
+    model: nn.Module,
+    trunk: nn.Module,
+    layer: str,
+    output: str | int | None,
+    images: Tensor | Iterable[Tensor],
+    layout: str | None,
+    progress: bool,
+) -> tuple[nn.Module, Iterator[Tensor]]:
+    """The trunk with features along dimension 1, and what it makes of each image."""
     from tqdm.auto import tqdm
 
     state = [*trunk.parameters(), *trunk.buffers()]
@@ -209,10 +226,21 @@ def _maps(
     first = next(batches, None)
     if first is None:
         raise ValueError("images must hold at least one image")
-    output, found = (_output(trunk, first), layout) if layout else _output(trunk, first, followed)
-    outputs = itertools.chain([output], (_output(trunk, image) for image in batches))
-    shown = tqdm(outputs, desc="features", unit="images", disable=not progress)
-    return found, (_features_first(output, found) for output in shown)
+    with watched_grids(model) as grids:
+        found, place = (_output(trunk, first), layout) if layout else _output(trunk, first, followed)
+    shape = tuple(found.shape)
+    if len(shape) < 2 or shape[0] != 1:
+        raise ValueError(f"the layer must put out features (N, C, ...) of N images, but of one it puts out {shape}")
+    axis_of(place, shape)
+    end: Callable[[Tensor], Tensor] = nn.Identity()
+    if place == "tokens" and first.ndim == 4:
+        trunk = maps = patch_maps(model, layer, output, shape, grids, said=layout is not None)
+        end = functools.partial(maps.arranged, grid=grids[maps.patches])
+    elif place != "channels_first":
+        end = FeaturesFirst()
+        trunk = nn.Sequential(trunk, end)
+    outputs = itertools.chain([end(found)], (_output(trunk, image) for image in batches))
+    return trunk, iter(tqdm(outputs, desc="features", unit="images", disable=not progress))
 
 
 def _output(trunk: nn.Module, image: Tensor, run: Any = nn.Module.__call__) -> Any:
@@ -224,14 +252,6 @@ def _output(trunk: nn.Module, image: Tensor, run: Any = nn.Module.__call__) -> A
         if small is None:
             raise
         raise small from error
-
-
-def _features_first(output: Tensor, layout: str) -> Tensor:
-    """Output of one image, with features along dimension 1."""
-    shape = tuple(output.shape)
-    if len(shape) < 2 or shape[0] != 1:
-        raise ValueError(f"the layer must put out features (N, C, ...) of N images, but of one it puts out {shape}")
-    return output.movedim(axis_of(layout, shape), 1)
 
 
 def _sample(maps: Iterable[Tensor], most: int, random: Any) -> Tensor:

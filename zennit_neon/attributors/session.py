@@ -69,7 +69,7 @@ class Session:
     def with_head_input(self, *inputs: Any, **keywords: Any) -> tuple[Any, Tensor]:
         """Run the model; its output, and what entered the head, detached."""
         entered: list[Tensor] = []
-        with self.head.register_forward_pre_hook(lambda _, args: entered.append(args[0].detach())):
+        with self.head.register_forward_pre_hook(lambda _, args: entered.extend(_detached(args))):
             output = self(*inputs, **keywords)
         return output, entered[-1]
 
@@ -80,7 +80,7 @@ class Session:
         with contextlib.ExitStack() as stack:
             if canonized is not None:
                 keep = self.model.get_submodule(canonized.head).register_forward_pre_hook
-                stack.enter_context(keep(lambda _, args: entered.append(args[0].detach())))
+                stack.enter_context(keep(lambda _, args: entered.extend(_detached(args))))
             try:
                 with examination.listening():
                     output = self.model(*inputs, **keywords)
@@ -121,6 +121,11 @@ class Session:
                 "see arrived for each point; relevance is lost or made in what the composite has no rule for, where a "
                 "rule finds nothing to pass it on to, or in a large epsilon",
             )
+
+
+def _detached(inputs: tuple[Any, ...]) -> list[Tensor]:
+    """What enters a head, if it is the tensor that it has to be; else the head says so itself."""
+    return [part.detach() for part in inputs[:1] if isinstance(part, Tensor)]
 
 
 @contextlib.contextmanager

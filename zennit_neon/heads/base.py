@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..layer.activations import UnitNorm
 from ..layer.base import EvidenceLayer
 from ..utils.model_state import autocasts, exact
+from ..utils.outputs import tensors_of
 from ..utils.validation import check_feature_names, check_labels
 from .affine import Affine, RowNorm, check_steps, from_state
 from .calibration import calibrate
@@ -135,7 +136,13 @@ class Head(nn.Module):
     def check_input(self, x: Any) -> Tensor:
         """Return ``x`` if it is a floating point tensor (N, d, ...) (else ``TypeError`` or ``ValueError``)."""
         if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a Tensor, got {type(x).__name__}; zennit_neon.explain takes arrays and tables")
+            names = list(tensors_of(x))
+            what = (
+                f"put zennit_neon.layer.Select({names[0]!r}) before the head to choose one of {names}"
+                if names
+                else "zennit_neon.explain takes arrays and tables"
+            )
+            raise TypeError(f"x must be a Tensor, got {type(x).__name__}; {what}")
         if not x.dtype.is_floating_point:
             raise TypeError(f"x must be a floating point tensor, got {x.dtype}; call x.float() first")
         if x.ndim < 2 or x.shape[1] != self.n_features:

@@ -7,6 +7,7 @@ from .contrast import ContrastLayer
 from .logits import LogitContrast, LogitEvidence
 from .pooling import Pooling, SoftPooling
 from .pools import MinPool, SoftMinPool
+from .select import Select
 from .support import LogMeanExpPool, SupportContrast, SupportEvidence
 from .tree import PathEvidence
 
@@ -25,6 +26,7 @@ __all__ = [
     "PathEvidence",
     "Pooling",
     "Prepared",
+    "Select",
     "SoftMinPool",
     "SoftPooling",
     "SupportContrast",
