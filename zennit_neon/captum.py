@@ -33,8 +33,8 @@ class NEON(attr.Attribution):
     r"""Why is each input in this cluster? NEON (paper 1) with the interface of Captum.
 
     Relevance is that of :func:`~zennit_neon.explain`: in closed form for a clustering, by Zennit's rules for a model
-    with layers before it. Each call works on a twin of the model in evaluation mode, which shares its parameters; what
-    the composite does not look after in the model is warned about.
+    with layers before it. Each call works on a twin of the model in evaluation mode, which shares its parameters. A
+    warning names the parts of the model that the composite has no rules for.
 
     Parameters
     ----------
@@ -90,11 +90,11 @@ class NEON(attr.Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: relevance is a share of the evidence, not a sensitivity."""
+        """True: relevance is a share of the evidence, not a sensitivity to the input."""
         return True
 
     def has_convergence_delta(self) -> bool:
-        """True: it is known what relevance should sum to."""
+        """True: relevance should sum to the evidence."""
         return True
 
     @log_usage()

@@ -172,17 +172,17 @@ neuralize.register = register  # type: ignore[attr-defined]
 
 
 class Neuralized(NamedTuple):
-    """A head, the labels that it stands for, and the points that it was asked for."""
+    """A head, the labels that it stands for, and the points that were read on the way."""
 
     head: Head
     #: None where the head is exact.
     groups: Groups | None
-    #: The points; noise that cannot be read is ignored. None where nothing was read of them.
+    #: The points, of which noise with missing values is ignored; None if they were not read.
     table: Table | None
 
     @property
     def noise(self) -> Array | None:
-        """Which points belong to no cluster, bool (N,); None if all do."""
+        """Which points belong to no cluster, bool (N,); None if there is no noise."""
         return self.groups.noise if self.groups is not None and self.groups.noise.any() else None
 
 

@@ -17,7 +17,7 @@ from ..heads.questions import asked_of, check_fidelity, labels_of, leave_out, na
 from ..heads.search import heads_of
 from ..utils.labels import place_of
 from ..utils.model_state import exact, unwrapped
-from ..utils.tables import Table
+from ..utils.tables import Table, as_table
 from ..utils.validation import check_feature_names
 from .result import Explanation
 
@@ -46,7 +46,7 @@ def explain(
         Anything that :func:`~zennit_neon.neuralize` takes (a fitted estimator or Pipeline, centroids, labels of X, a
         head), or a ``torch.nn.Module`` that ends in one head, together with ``composite``. The first steps of a
         Pipeline may also work column by column (``OneHotEncoder``, ``SimpleImputer``, ``PowerTransformer``, ...), with
-        a ``ColumnTransformer`` or without: relevance of the numbers that they make of a column is summed.
+        or without a ``ColumnTransformer``: the relevance of all numbers made of one column is summed.
     X : ndarray, Tensor, sparse matrix or table, shape (N, d) or (N, d, ...)
         Points to explain. Every location of (N, d, ...) is a point. Tables are DataFrames of pandas and polars, and
         Arrow tables; their columns have to be those of the fit, by name. They may hold text where a step of the
@@ -62,13 +62,13 @@ def explain(
         inverse of the mean evidence over X (Eq. 3).
     composite : zennit.core.Composite, optional
         Rules for the layers before the head, where ``model`` has any: ``Neon(EpsilonPlus())`` or any Zennit
-        composite, which ``Neon`` is then put around. What it does not look after in the model is warned about.
+        composite, which ``Neon`` is then put around. A warning names the parts of the model that it has no rules for.
     feature_names : sequence of str, optional
         By default the columns of a DataFrame, or the names that the estimator was fitted with.
     batch_size : int, optional
         Rows of X at a time, which bounds the memory beyond input and output; by default few enough for the cache.
     min_fidelity : float
-        Warn if the head stands for labels and gives back fewer of those that were held out, overall or of any cluster.
+        Warn if a head that was fitted to labels reproduces a smaller share of those held out, overall or of a cluster.
     progress : bool
         Show a progress bar.
 
@@ -125,7 +125,7 @@ def explain(
     attributor: Attributor
     noise = None
     if is_trunk:
-        attributor = ZennitAttributor(given, composite, X if isinstance(X, Table) else Table(X), batch_size, progress)
+        attributor = ZennitAttributor(given, composite, as_table(X, text=False), batch_size, progress)
     else:
         attributor, noise = attributor_of(model, X, batch_size, progress)
     head, table = attributor.head, attributor.table

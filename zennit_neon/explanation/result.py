@@ -117,7 +117,7 @@ class Explanation:
         Parameters
         ----------
         noise : array of bool, shape (N,), optional
-            Which points belong to no cluster; all do if not given.
+            Which points belong to no cluster. None changes nothing.
 
         Returns
         -------
@@ -165,8 +165,8 @@ class Explanation:
     def arrived(self) -> Any:
         """Share of the evidence that arrived at the input, (N,) or (N, ...): the sum of relevance over the evidence.
 
-        1 to rounding where nothing is dissipated (``conserves``); through a model, what its rules have kept. NaN for
-        noise, and where evidence is 0.
+        1 up to rounding where nothing is dissipated (``conserves``); through a model, less or more by its rules. NaN
+        for noise, and where evidence is 0.
         """
         relevance = torch.as_tensor(
             self.relevance if isinstance(self.relevance, Tensor) else as_array(self.relevance, "values")
@@ -181,9 +181,9 @@ class Explanation:
     def competitors(self) -> Any:
         """Relevance that flowed through each competitor, (N, K) or (N, K, ...) (:math:`R_{ck}` of Eq. 2, paper 1).
 
-        In the order of ``labels``. Sums to evidence, unless soft pools dissipate (then that of neurons with the
-        constant of the pool, which :meth:`through` leaves out); 0 at the explained cluster itself. Computed anew at
-        each call, from X as it is then; through a model, from the scores at its head, which are kept.
+        In the order of ``labels``; 0 at the explained cluster itself. Sums to evidence, unless soft pools dissipate;
+        neurons then include the constant of the pool, which :meth:`through` leaves out. Computed anew at each call,
+        from X as it is then; through a model, from the scores at its head, which are kept.
         """
         found = self._attributor.competitors(self._target, self._asked, self._scores)
         return self._table.plain(self._without_noise(found))
@@ -193,7 +193,7 @@ class Explanation:
         """The part of relevance that flowed through one competitor, given by its label; like X (Fig. 4C, paper 2).
 
         Sums over all competitors to ``relevance``; 0 for points whose explained cluster is the competitor. Through a
-        model this is a pass of its own, which an explanation that was pickled cannot make any more.
+        model this takes another pass, which is not possible after pickling.
         """
         k = place_of(competitor, self.head.labels, self.n_clusters, "competitor")
         part = self._attributor.attribute(replace(self._target, through=k), self._asked)
@@ -213,7 +213,7 @@ class Explanation:
     def to_frame(self) -> pandas.DataFrame:
         """One row a point: its cluster, its evidence, and the relevance of each feature.
 
-        The first two columns are ``cluster`` and ``evidence``, with an underscore behind where a feature has that name.
+        The first two columns are ``cluster`` and ``evidence``, followed by an underscore if a feature has that name.
         """
         relevance, _ = self._rows()
         numbers = {name: as_array(getattr(self, name), name).ravel() for name in ("cluster", "evidence")}

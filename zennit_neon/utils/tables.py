@@ -201,9 +201,9 @@ class Table:
         return result if self.is_tensor else result.numpy()
 
 
-def as_table(X: Any) -> Table:
-    """A data set as a table, of which columns may be text; a table is returned as it is."""
-    return X if isinstance(X, Table) else Table(X, text=True)
+def as_table(X: Any, text: bool = True) -> Table:
+    """A data set as a table, whose columns may be text by default; a table is returned as it is."""
+    return X if isinstance(X, Table) else Table(X, text=text)
 
 
 class Columns(Table):
