@@ -1,6 +1,7 @@
 """The command line, as its user meets it."""
 
 import errno
+from importlib.metadata import version
 
 import numpy as np
 import pandas
@@ -12,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests.conftest import data_folder
-from zennit_neon import __version__, explain
+from zennit_neon import explain
 from zennit_neon.cli import main
 from zennit_neon.cli.fitting import Options, fit
 from zennit_neon.evaluation import evaluate
@@ -212,7 +213,7 @@ def test_help_and_version():
     assert "DATA.csv" in run("explain", "--help").stdout
     assert "explain" in run("--help").stdout
     assert run().exit_code == 0
-    assert __version__ in run("--version").stdout
+    assert version("zennit-neon") in run("--version").stdout
 
 
 def test_a_column_without_a_name_is_noted(csv, rng):
