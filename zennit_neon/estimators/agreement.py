@@ -105,9 +105,8 @@ def _compare(head: Head, x: Tensor, wanted: Tensor, places: Array, what: str) ->
         wrong = (found != wanted).nonzero()[:, 0]
         if not len(wrong):
             return
-        behind = (
-            -layer.pool_competitors(scores[wrong.to(device)], wanted[wrong].to(device)).evidence[:, 0].double().cpu()
-        )
+        pooled = layer.pool_competitors(scores[wrong.to(device)], wanted[wrong].to(device))
+        behind = -pooled.evidence[:, 0].double().cpu()
     rounded, wrong = wrong, wrong[behind > _rounding(head, x[wrong])]
     if not len(wrong) and len(rounded) > MOST * len(places):
         say(
