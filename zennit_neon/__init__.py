@@ -20,7 +20,7 @@ from .heads.softmax import NeuralizedSoftmax
 if TYPE_CHECKING:
     from .cluster import KernelKMeans
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Affine",
