@@ -18,7 +18,7 @@ PACKAGE = Path(zennit_neon.__file__).parent
 ROOMS = [
     ["exceptions", "forest", "functional", "kde", "utils"],
     ["cluster", "layer", "layout", "network", "picture"],
-    ["heads", "patches", "rules", "types"],
+    ["features", "heads", "rules", "types"],
     ["caching", "estimators", "instrumentation", "roots"],
     ["canonizers", "composites"],
     ["attributors"],

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .attribution import ClusterGradient
 from .composites import Neon, NeonVGG
-from .exceptions import TooFewClustersError
+from .features.maps import Until, feature_maps, trunk_until
+from .features.points import kmeans_centroids, sampled
 from .heads.kmeans import NeuralizedKMeans
 from .layer.activations import UnitNorm
-from .layout import FeaturesFirst, axis_of, checked_layout, followed
-from .network import Network, load_vgg16, outputs_of, too_small
-from .patches import patch_maps, watched_grids
+from .layout import checked_layout
+from .network import Network, load_vgg16
 from .picture import heatmaps, smoothed
 from .utils.arrays import Array
 from .utils.model_state import evaluating
@@ -55,46 +52,6 @@ def layer_of_block(model: nn.Module, block: int) -> str:
     if not 1 <= block <= len(names):
         raise ValueError(f"block must be from 1 to {len(names)}, as blocks end with max pooling, got {block}")
     return names[block - 1]
-
-
-class Until(nn.Module):
-    """A model up to one of its layers: puts out what that layer does, and computes nothing that comes after it.
-
-    Works for any model that calls the layer once, and leaves it as it is.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    layer : str
-        Dotted name of the layer, as ``named_modules`` gives it.
-    output : str or int, optional
-        Name or position of one output of a layer that returns several tensors; ``last_hidden_state``, or the only
-        tensor, if not given.
-    """
-
-    def __init__(self, model: nn.Module, layer: str, output: str | int | None = None):
-        super().__init__()
-        self.model, self.layer, self.output = model, layer, check_output_name(output)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Output of the layer."""
-        return outputs_of(self.model, [self.layer], x, {self.layer: self.output})[self.layer]
-
-
-def _trunk(model: nn.Module, layer: str, output: str | int | None) -> nn.Module:
-    """The part of a model up to a layer; of a chain of layers, that part and nothing else."""
-    if not layer or layer not in dict(model.named_modules()):
-        names = [name for name, module in model.named_modules() if name and not list(module.children())]
-        raise ValueError(f"layer must be the name of a layer of the model, such as {names[-1:]}, got {layer!r}")
-    first, _, rest = layer.partition(".")
-    chain = getattr(model, "features", None)
-    if isinstance(model, nn.Sequential):
-        chain, rest = model, layer
-    elif first != "features" or not type(model).__module__.startswith("torchvision.models."):
-        return Until(model, layer, output)
-    if output is None and isinstance(chain, nn.Sequential) and rest in chain._modules:
-        return chain[: list(chain._modules).index(rest) + 1]
-    return Until(model, layer, output)
 
 
 def cluster_features(
@@ -152,9 +109,9 @@ def cluster_features(
     torch.nn.Sequential
         ``trunk``, ``norm`` and ``head``: from images to the evidence (N, K, H', W') of each cluster at each location.
         The trunk consists of the model's own modules. Where features come last, it ends in
-        :class:`~zennit_neon.layout.FeaturesFirst`; where patches are tokens, in
-        :class:`~zennit_neon.patches.PatchMaps`, which leaves class and register tokens away and puts the others on
-        their grid. Other images may have other sizes, if the model takes them.
+        :class:`~zennit_neon.layout.FeaturesFirst`; where patches are tokens, it is a
+        :class:`~zennit_neon.features.patches.PatchMaps`, which leaves class and register tokens away and puts the
+        others on their grid. Other images may have other sizes, if the model takes them.
 
     Raises
     ------
@@ -171,127 +128,18 @@ def cluster_features(
     from sklearn.utils import check_random_state
 
     random = check_random_state(random_state)
-    trunk = _trunk(model, layer, check_output_name(output))
+    trunk = trunk_until(model, layer, check_output_name(output))
     norm: nn.Module = UnitNorm() if normalize else nn.Identity()
     with evaluating(trunk), torch.no_grad():
-        trunk, maps = _maps(model, trunk, layer, output, images, checked_layout(layout), progress)
-        points = _sample((norm(found) for found in maps), max_points, random)
-    head = NeuralizedKMeans(_kmeans(points, n_clusters, n_init, random), beta=beta)
+        trunk, maps = feature_maps(model, trunk, layer, output, images, checked_layout(layout), progress)
+        points = sampled((norm(found) for found in maps), max_points, random)
+    head = NeuralizedKMeans(kmeans_centroids(points, n_clusters, n_init, random), beta=beta)
     if beta is None:
         head.calibrate(points)
     parameter = next(model.parameters(), None)
     if parameter is not None:
         head = head.to(parameter.device)
     return nn.Sequential(OrderedDict(trunk=trunk, norm=norm, head=head)).train(model.training)
-
-
-def _kmeans(points: Tensor, n_clusters: int, n_init: int, random: Any) -> Array:
-    """Centroids by scikit-learn's k-means."""
-    import warnings
-
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    if len(points) < n_clusters:
-        raise TooFewClustersError(
-            f"n_clusters must be at most the number of locations, {len(points)}, got {n_clusters}"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
-        try:
-            kmeans = KMeans(n_clusters, n_init=n_init, random_state=random).fit(points.numpy())
-        except ConvergenceWarning:
-            raise TooFewClustersError(
-                f"k-means finds fewer than {n_clusters} different clusters of features; use a smaller n_clusters"
-            ) from None
-    centers: Array = kmeans.cluster_centers_
-    return centers
-
-
-def _maps(
-    model: nn.Module,
-    trunk: nn.Module,
-    layer: str,
-    output: str | int | None,
-    images: Tensor | Iterable[Tensor],
-    layout: str | None,
-    progress: bool,
-) -> tuple[nn.Module, Iterator[Tensor]]:
-    """The trunk with features along dimension 1, and what it makes of each image."""
-    from tqdm.auto import tqdm
-
-    state = [*trunk.parameters(), *trunk.buffers()]
-    like = next((value for value in state if value.dtype.is_floating_point), None)
-    batches = (image if like is None else image.to(like) for image in _one_by_one(images))
-    first = next(batches, None)
-    if first is None:
-        raise ValueError("images must hold at least one image")
-    with watched_grids(model) as grids:
-        found, place = (_output(trunk, first), layout) if layout else _output(trunk, first, followed)
-    shape = tuple(found.shape)
-    if len(shape) < 2 or shape[0] != 1:
-        raise ValueError(f"the layer must put out features (N, C, ...) of N images, but of one it puts out {shape}")
-    axis_of(place, shape)
-    end: Callable[[Tensor], Tensor] = nn.Identity()
-    if place == "tokens" and first.ndim == 4:
-        trunk = maps = patch_maps(model, layer, output, shape, grids, said=layout is not None)
-        end = functools.partial(maps.arranged, grid=grids[maps.patches])
-    elif place != "channels_first":
-        end = FeaturesFirst()
-        trunk = nn.Sequential(trunk, end)
-    outputs = itertools.chain([end(found)], (_output(trunk, image) for image in batches))
-    return trunk, iter(tqdm(outputs, desc="features", unit="images", disable=not progress))
-
-
-def _output(trunk: nn.Module, image: Tensor, run: Any = nn.Module.__call__) -> Any:
-    """What a trunk makes of an image (1, ...), or ``TooSmallError`` if nothing of that is left on the way."""
-    try:
-        return run(trunk, image)
-    except RuntimeError as error:
-        small = too_small(trunk, image)
-        if small is None:
-            raise
-        raise small from error
-
-
-def _sample(maps: Iterable[Tensor], most: int, random: Any) -> Tensor:
-    """A uniform sample of the points (M, d) of all images, in one pass: those with the smallest of random keys."""
-    kept: list[Tensor] = []
-    keys: list[Array] = []
-    held = 0
-    for found in maps:
-        rows = found.movedim(1, -1).flatten(0, -2).float().cpu()
-        if not bool(torch.isfinite(rows).all()):
-            raise ValueError("images must be finite, and so must their features, but some are NaN or infinite")
-        kept.append(rows)
-        keys.append(random.random_sample(len(rows)))
-        held += len(rows)
-        if held > 1.25 * most:  # not for each image, as it copies the sample
-            kept, keys = _smallest(kept, keys, most)
-            held = most
-    return _smallest(kept, keys, most)[0][0]
-
-
-def _smallest(kept: list[Tensor], keys: list[Array], most: int) -> tuple[list[Tensor], list[Array]]:
-    """Points of the smallest keys, in their order."""
-    points, values = torch.cat(kept), np.concatenate(keys)
-    if len(points) <= most:
-        return [points], [values]
-    chosen = np.sort(np.argpartition(values, most)[:most])
-    return [points[torch.from_numpy(chosen)]], [values[chosen]]
-
-
-def _one_by_one(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-    """Images (1, ...), so that features of one image at a time are in memory."""
-    if isinstance(images, Tensor) and images.ndim == 3:
-        images = images[None]
-    for batch in images if not isinstance(images, Tensor) else [images]:
-        part = batch[0] if isinstance(batch, (tuple, list)) else batch  # loaders of torchvision add labels
-        if not isinstance(part, Tensor) or not part.dtype.is_floating_point:
-            kind = part.dtype if isinstance(part, Tensor) else type(part).__name__
-            raise TypeError(f"images must be floating point tensors, got {kind}")
-        part = part[None] if part.ndim == 3 else part
-        yield from part.split(1) if len(part) else ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from .exceptions import UnclearLayoutError
-from .network import of_this_thread, outputs_of
+from ..exceptions import UnclearLayoutError
+from ..network import of_this_thread, outputs_of
 
 __all__ = ["PatchMaps", "n_prefix_tokens", "patch_maps", "watched_grids"]
 
