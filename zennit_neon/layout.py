@@ -13,10 +13,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .exceptions import UnclearLayoutError
 
-__all__ = ["LAYOUTS", "FeaturesFirst", "axis_of", "checked_layout", "followed"]
+__all__ = ["LAYOUTS", "FeaturesFirst", "axis_of", "check_proportions", "checked_layout", "followed"]
 
 #: Names of the layouts: (N, C, ...), (N, H, W, C) and (N, T, C).
 LAYOUTS = ("channels_first", "channels_last", "tokens")
+
+#: How much more a map may be stretched than the image; rounding stretches small maps.
+MOST_STRETCH = 2.0
 
 #: Functions that make new features, and the axis along which they put them.
 _MAKERS = {
@@ -75,6 +78,25 @@ def axis_of(layout: str, shape: tuple[int, ...]) -> int:
         form = {"channels_first": "(N, C, ...)", "channels_last": "(N, ..., C)", "tokens": "(N, T, C)"}[layout]
         raise ValueError(f"layout={layout!r} is for outputs {form}, but the layer puts out {shape}")
     return 1 if layout == "channels_first" else -1
+
+
+def check_proportions(shape: tuple[int, ...], image: tuple[int, ...]) -> None:
+    """Raise ``UnclearLayoutError`` where (N, H, W, C) is no map of an image, as heads and tokens of attention are none.
+
+    Parameters
+    ----------
+    shape, image : tuple of int
+        Of what the layer puts out, and of the images (N, C, H, W).
+    """
+    if len(shape) != 4 or len(image) != 4:
+        return
+    stretch = shape[1] * image[3] / (shape[2] * image[2])
+    if not 1 / MOST_STRETCH <= stretch <= MOST_STRETCH:
+        raise UnclearLayoutError(
+            f"the layer puts out {shape} for images {image}, with features last, but dimensions 1 and 2 have other "
+            "proportions than the image, so they may be no map of it (heads of attention and tokens are none); say "
+            "layout='channels_last' if they are, or choose another layer"
+        )
 
 
 def followed(trunk: nn.Module, image: Tensor) -> tuple[Tensor, str]:

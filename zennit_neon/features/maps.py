@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layout import FeaturesFirst, axis_of, followed
+from ..layout import FeaturesFirst, axis_of, check_proportions, followed
 from ..network import outputs_of, too_small
 from ..utils.outputs import check_output_name
 from .patches import patch_maps, watched_grids
@@ -81,6 +81,8 @@ def feature_maps(
     if len(shape) < 2 or shape[0] != 1:
         raise ValueError(f"the layer must put out features (N, C, ...) of N images, but of one it puts out {shape}")
     axis_of(place, shape)
+    if layout is None and place == "channels_last":
+        check_proportions(shape, tuple(first.shape))
     end: Callable[[Tensor], Tensor] = nn.Identity()
     if place == "tokens" and first.ndim == 4:
         trunk = maps = patch_maps(model, layer, output, shape, grids, said=layout is not None)
