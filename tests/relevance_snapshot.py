@@ -298,7 +298,7 @@ def trunks():
         model = nn.Sequential(dense(), make())
         for composite in (EpsilonPlus(), EpsilonGammaBox(low=-4.0, high=4.0)):
             if isinstance(composite, EpsilonGammaBox):
-                composite = Neon(composite)  # noqa: PLW2901
+                composite = Neon(composite)
             e = neon.explain(model, x, composite=composite)
             yield f"{name} {type(composite).__name__}", {**of(e), "arrived": e.arrived}
         with ClusterGradient(model, Neon(EpsilonPlus())) as attributor:
