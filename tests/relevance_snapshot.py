@@ -1,9 +1,10 @@
 """What the package answers, kept in a file: the same numbers before and after a change.
 
 ``python -m tests.relevance_snapshot save FILE`` writes evidence, relevance and competitors of all heads and all ways to
-explain them; ``python -m tests.relevance_snapshot compare FILE`` says, case by case, whether the numbers are the same to the
-last bit, or by how much they differ at most, and exits with 1 if a case differs by more than ``--tolerance`` times its
-largest number. Only what the README and the documentation show is called, so that the file may come from another version.
+explain them. ``python -m tests.relevance_snapshot compare FILE`` says, case by case, whether the numbers are the same
+to the last bit, or by how much they differ at most. It exits with 1 if an array differs by more than ``--tolerance``
+times its largest number. Only what the README and the documentation show is called, so that the file may come from
+another version.
 """
 
 import argparse
@@ -439,7 +440,8 @@ def difference(before: np.ndarray, now: np.ndarray) -> float:
     some = np.isfinite(before)
     if not some.any():
         return 0.0
-    return float(np.abs(before[some] - now[some]).max() / max(np.abs(before[some]).max(), 1e-300))
+    before, now = before[some].astype(np.float64), now[some].astype(np.float64)
+    return float(np.abs(before - now).max() / max(np.abs(before).max(), 1e-300))
 
 
 def main() -> int:
@@ -469,7 +471,7 @@ def report(before: dict[str, np.ndarray], now: dict[str, np.ndarray], tolerance:
         equal = sum(np.array_equal(before[name], now[name], equal_nan=before[name].dtype.kind == "f") for name in names)
         largest = max(found.values(), default=0.0)
         print(f"{case_name}: {equal} of {len(names)} arrays bit-equal, largest difference {largest:.1e}")
-        wrong += [f"DIFFERS {value:.1e} {name}" for name, value in found.items() if value > tolerance]
+        wrong += [f"DIFFERS {value:.1e} {name}" for name, value in found.items() if not value <= tolerance]
     print(*wrong, sep="\n")
     return 1 if wrong else 0
 

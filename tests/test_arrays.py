@@ -12,7 +12,7 @@ import torch
 
 import zennit_neon as neon
 from zennit_neon.utils.arrays import as_array, as_matrix
-from zennit_neon.utils.validation import at_least, check_feature_names, check_labels, positive, real, whole
+from zennit_neon.utils.validation import check_feature_names, check_int, check_labels, check_positive, check_real
 
 CENTROIDS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
 POINTS = np.array([[0.5, 0.2], [3.0, 1.0], [0.0, 5.0], [1.0, 2.5]])
@@ -196,7 +196,6 @@ def test_buffers_and_memory_are_arrays():
         ({"beta": [1.0]}, ValueError, "beta must be a number"),
         ({"beta": np.nan}, ValueError, "beta must be a number"),
     ],
-    ids=str,
 )
 def test_arguments_of_heads_are_not_cut_to_fit(keywords, error, message):
     with pytest.raises(error, match=message):
@@ -253,14 +252,14 @@ def test_clusters_of_points_in_any_whole_numbers(kind):
 
 
 def test_whole_and_real_numbers():
-    assert whole(np.uint8(3), "n") == whole(torch.tensor(3), "n") == at_least(3, "n") == 3
+    assert check_int(np.uint8(3), "n") == check_int(torch.tensor(3), "n") == check_int(3, "n", 1) == 3
     for wrong in (True, np.True_, torch.tensor(True), 1.0, "1", None, [1], torch.tensor([1, 2]), torch.tensor(1.5)):
         with pytest.raises(TypeError, match="n must be a whole number"):
-            whole(wrong, "n")
-    assert real(np.float32(0.5), "r") == real(torch.tensor(0.5), "r") == 0.5
-    assert positive(np.inf, "r") == np.inf
+            check_int(wrong, "n")
+    assert check_real(np.float32(0.5), "r") == check_real(torch.tensor(0.5), "r") == 0.5
+    assert check_positive(np.inf, "r") == np.inf
     for wrong in (True, "1", None, np.nan, [1.0], np.array([1.0])):
         with pytest.raises(ValueError, match="r must be a number"):
-            real(wrong, "r")
+            check_real(wrong, "r")
     assert check_feature_names([1, "b"], 2) == ("1", "b")
     assert check_labels(np.array([4, 2]), 2) == (4, 2)

@@ -88,7 +88,9 @@ def test_support_vectors(parts, explicit, form, name):
 
 
 @pytest.mark.parametrize(
-    "rule", [Gamma(0.3), AlphaBeta(2, 1), Flat(), WSquare(), Epsilon(0.5, zero_params="bias")], ids=repr
+    "rule",
+    [Gamma(0.3), AlphaBeta(2, 1), Flat(), WSquare(), Epsilon(0.5, zero_params="bias")],
+    ids=["gamma", "alpha beta", "flat", "w square", "without bias"],
 )
 def test_other_rules_for_linear_layers(parts, rule):
     """Any rule of Zennit for linear layers: as on a layer with the weights of the pairs of one cluster."""
@@ -199,7 +201,7 @@ def test_what_is_refused(parts):
         with pytest.raises(TypeError, match="head_rule must be a rule of Zennit for linear layers"):
             Neon(head_rule=wrong)
     tree = neon.neuralize(BisectingKMeans(3, random_state=0).fit(parts[2]))
-    with pytest.raises(ValueError, match="is a NeuralizedHierarchy"):
+    with pytest.raises(ValueError, match="has none: its PathEvidence has a rule of its own"):
         neon.explain(tree, parts[2], composite=Neon(head_rule=ZPlus()))
     assert NeonVGG(-1.0, 1.0, head_rule=ZPlus()).replaced(2.0).head_rule is not None
 

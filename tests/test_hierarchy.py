@@ -23,6 +23,7 @@ from tests import reference
 from zennit_neon import Affine, NeuralizedHierarchy, NeuralizedKMeans, RowNorm, explain, neuralize
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
+from zennit_neon.functional import evidence as hard_evidence
 from zennit_neon.layer.tree import PathEvidence
 
 X = load_wine().data
@@ -570,15 +571,32 @@ def test_after_is_the_same_clustering_from_further_away(rng):
 
 
 def test_the_layer_alone(rng):
-    """Scores are the activations of the splits, positive on the first side."""
+    """What competes are the activations of the splits, positive on the first side; scores are those of leaves."""
     centers, paths = _clustering(rng, "random")
     layer = NeuralizedHierarchy(centers, paths).evidence_layer
     assert isinstance(layer, PathEvidence)
     x = rng.normal(size=(5, 4))
-    scores = layer.scores(layer.centred(torch.tensor(x)))
+    splits = layer.prepare(layer.centred(torch.tensor(x))).scores
     for n, point in enumerate(x):
         expected = [np.sum((point - centers[2 * s + 1]) ** 2) - np.sum((point - centers[2 * s]) ** 2) for s in range(8)]
-        np.testing.assert_allclose(scores[n], expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(splits[n], expected, rtol=0, atol=1e-12)
+    scores = layer.scores(layer.centred(torch.tensor(x)))
+    assert torch.allclose(hard_evidence(scores), layer(torch.tensor(x)), rtol=0, atol=1e-12)
+
+
+def test_old_state_dicts_are_taken():
+    """Up to release 0.1 the pooling had no module of its own, nor had the evidence of explicit pairs."""
+    for head, part in ((NeuralizedHierarchy(GOOD, THREE, beta=0.3), "pooling."), (EXPLICIT, "evidence.")):
+        old = {key.replace(f".{part}", "."): value for key, value in head.state_dict().items()}
+        assert set(old) != set(head.state_dict())
+        fresh = head.rebuilt(beta=None)
+        for name, buffer in fresh.named_buffers():
+            if name != "clusters" and buffer.dtype.is_floating_point:
+                buffer.zero_()
+        fresh.load_state_dict(old)
+        x = torch.randn(4, 2)
+        assert torch.equal(fresh(x), head(x))
+        assert fresh.beta == head.beta
 
 
 def test_it_explains_in_inference_mode(rng):
@@ -591,6 +609,7 @@ def test_it_explains_in_inference_mode(rng):
 
 GOOD = [[0.0, 0.0], [8.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
 THREE = [[(0, True), (1, True)], [(0, True), (1, False)], [(0, False)]]
+EXPLICIT = NeuralizedKMeans(GOOD, beta=0.3, soft=True, explicit=True)
 NO_TREE = "paths must be those of a binary tree with splits 0 to 1, each of which divides what is below it"
 
 

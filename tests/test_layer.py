@@ -33,13 +33,12 @@ def parts():
     return torch.ones(3, dtype=torch.float64), weight, weight
 
 
-def test_layers_are_leaves_without_parameters(parts):
+def test_layers_have_no_parameters_and_pairs_alone_hold_another_layer(parts):
     logits = (parts[1], torch.zeros(4, dtype=torch.float64))
-    for layer in (
-        *(CentroidContrast(*parts), CentroidEvidence(*parts), MinPool(torch.arange(4)), UnitNorm()),
-        *(LogitContrast(*logits), LogitEvidence(*logits, shift=1.0), SoftMinPool(torch.arange(4))),
-    ):
-        assert list(layer.children()) == []
+    pairs = CentroidContrast(*parts), LogitContrast(*logits)
+    leaves = CentroidEvidence(*parts), LogitEvidence(*logits, shift=1.0), UnitNorm()
+    for layer in (*pairs, *leaves, MinPool(torch.arange(4)), SoftMinPool(torch.arange(4))):
+        assert list(layer.children()) == ([layer.evidence] if layer in pairs else [])
         assert list(layer.parameters()) == []
 
 

@@ -47,7 +47,7 @@ def test_one_support_vector_less_would_break_the_tolerance():
     head, tolerance = _whole(), 0.05
     small = prune(head, X[:1], tolerance).head
     layer = head.evidence_layer
-    shares = layer.shares(head.rows(torch.from_numpy(X[:1])))[0]
+    shares = layer.prepare(head.rows(torch.from_numpy(X[:1]))).shares[0]
     for part, count in zip(shares.split(list(head.sizes)), small.sizes, strict=True):
         ordered = part.sort(descending=True).values
         assert float(ordered[count:].sum()) <= tolerance < float(ordered[count - 1 :].sum())

@@ -565,7 +565,7 @@ def test_wrong_inputs_are_refused(explicit, form, x, error, message):
 
 
 def test_steps_of_a_pipeline_are_refused():
-    with pytest.raises(ValueError, match="NeuralizedSoftmax cannot be put behind the steps of a Pipeline"):
+    with pytest.raises(ValueError, match="NeuralizedSoftmax cannot follow the steps of a Pipeline"):
         NeuralizedSoftmax(_linear()).with_preprocessing([Affine([1.0, 2.0, 3.0])])
 
 

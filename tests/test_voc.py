@@ -26,8 +26,8 @@ def test_scenes_are_what_torchvision_reads(tmp_path, year, image_set):
     objects = VOCDataset(tmp_path, year, image_set, size=None)
     assert len(classes) == len(theirs) == 3
     assert classes.names == objects.names == NAMES
-    for index, (image, labels) in enumerate(theirs):
-        expected = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    for index, (pixels, labels) in enumerate(theirs):
+        expected = torch.from_numpy(np.array(pixels)).permute(2, 0, 1) / 255
         for image in (classes[index], objects[index]):
             assert image.name == NAMES[index]
             torch.testing.assert_close(image.pixels, expected, atol=1e-7, rtol=0)
@@ -43,9 +43,9 @@ def test_real_scenes_are_what_torchvision_reads():
     root = data_folder()
     theirs = VOCSegmentation(root, year="2007", image_set="trainval")
     ours = VOCDataset(root, "2007", "trainval", objects=False, size=None, limit=3)
-    for (image, labels), image in zip(theirs, ours, strict=False):
+    for (pixels, labels), image in zip(theirs, ours, strict=False):
         np.testing.assert_array_equal(image.labels, np.array(labels))
-        np.testing.assert_allclose(image.pixels.permute(1, 2, 0) * 255, np.array(image), atol=1e-4)
+        np.testing.assert_allclose(image.pixels.permute(1, 2, 0) * 255, np.array(pixels), atol=1e-4)
         assert set(image.labels.unique().tolist()) <= {*range(21), 255}
 
 

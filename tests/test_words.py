@@ -138,7 +138,7 @@ def test_text_files(tmp_path, header):
         (b"", "at least one word"),
         (b"cat 1\ncat 2\n", "repeat: 'cat'"),
         (b"cat 1\ndog nan\n", "finite"),
-        (gzip.compress(b"cat 1 2\n"), r"table.txt is neither .npz nor text in UTF-8 \(word2vec's binary"),
+        (gzip.compress(b"cat 1 2\n", mtime=0), r"table.txt is neither .npz nor text in UTF-8 \(word2vec's binary"),
         ("été 1 2\n".encode("latin-1"), "neither .npz nor text in UTF-8"),
         (b"1 2\ncat " + np.float32([-1, 2]).tobytes(), "neither .npz nor text in UTF-8"),
     ],

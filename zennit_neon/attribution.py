@@ -1,4 +1,4 @@
-"""Zennit attributors for clusters: one, or all of them in one go."""
+"""Zennit attributors for one cluster or for all clusters at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .heads.base import Head
 from .heads.search import find_head
 from .utils.labels import place_of
 from .utils.model_state import say
-from .utils.validation import at_least, whole
+from .utils.validation import check_int
 
 __all__ = ["ClusterGradient", "Clusters", "positive_evidence"]
 
@@ -67,7 +67,7 @@ class Clusters(tuple[Tensor, Tensor]):
     arrived: Tensor
 
     def __new__(cls, evidence: Tensor, relevance: Tensor, arrived: Tensor) -> Clusters:
-        """A pair, with what arrived."""
+        """Make the pair; ``arrived`` is an attribute of it."""
         pair = super().__new__(cls, (evidence, relevance))
         pair.arrived = arrived
         return pair
@@ -139,7 +139,7 @@ class ClusterGradient(Attributor):
         batch_size: int | None = None,
         progress: bool = False,
     ):
-        batch_size = None if batch_size is None else at_least(batch_size, "batch_size")
+        batch_size = None if batch_size is None else check_int(batch_size, "batch_size", 1)
         composite = composite if has_neon(composite) else Neon(composite)
         attr_output = positive_evidence() if attr_output is None else attr_output
         super().__init__(model, composite, attr_output)
@@ -153,7 +153,7 @@ class ClusterGradient(Attributor):
         return self
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        """Nothing has to be taken off."""
+        """Nothing to do: rules are attached to twins, for the time of a call."""
 
     @contextlib.contextmanager
     def _inactive(self) -> Iterator[None]:
@@ -270,7 +270,7 @@ def _columns(running: Session, clusters: list[Any] | None) -> list[int]:
     if clusters is None:
         return list(range(len(known)))
     places = [
-        whole(cluster, "clusters")
+        check_int(cluster, "clusters")
         if head.labels is None
         else place_of(cluster, head.labels, head.n_clusters, "clusters")
         for cluster in clusters

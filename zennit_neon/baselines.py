@@ -17,7 +17,6 @@ from .heads.affine import Affine
 from .heads.base import Head
 from .heads.search import find_head
 from .kde import ConditionalKDE
-from .layer.base import Centroids
 from .layer.support import SupportEvidence
 from .roots import root_points
 from .utils.labels import named
@@ -252,7 +251,7 @@ def has_distances(model: nn.Module, x: Tensor) -> bool:
     if not isinstance(model, Head) or model.soft or x.ndim != 2 or not isinstance(model.norm, nn.Identity):
         return False
     mixed = any(isinstance(step, Affine) and not step.diagonal for step in model.steps)
-    return isinstance(model.evidence_layer, Centroids) and not mixed
+    return hasattr(model.evidence_layer, "root") and not mixed
 
 
 def _dr(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
@@ -263,15 +262,15 @@ def _dr(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
             "dr removes a dimension from distances: it needs a head of hard clusters whose distances are between the "
             "features of points (N, d)"
         )
-    layer = head.evidence_layer
+    layer: Any = head.evidence_layer
     own, parts = head.clusters[cluster], []
     size = max(1, NUMBERS // (x.shape[1] * len(layer.weight)))
     with torch.no_grad():
         for part, target in zip(layer.centred(x).split(size), own.split(size), strict=True):
-            whole, left = _scores_without(layer, part)
+            scores, left = _scores_without(layer, part)
             points, width = left.shape[:2]
-            pooled = layer.pool_competitors(left.flatten(0, 1), target.repeat_interleave(width)).pooled
-            parts.append(layer.pool_competitors(whole, target).pooled - pooled.view(points, width))
+            without = layer.pool_competitors(left.flatten(0, 1), target.repeat_interleave(width)).evidence
+            parts.append(layer.pool_competitors(scores, target).evidence - without.view(points, width))
     return torch.cat(parts).to(x)
 
 

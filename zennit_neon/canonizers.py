@@ -106,7 +106,7 @@ class KMeansCanonizer(Canonizer):
     def _head(self, layer: nn.Module) -> Head:
         head = copy.deepcopy(self.neuralizer(layer))
         if self.beta is not None and not head.soft:
-            head.pooling_layer.beta = self.beta
+            head.beta = self.beta
         reference = next(layer.parameters(), None)
         return head if reference is None else head.to(reference.device)
 

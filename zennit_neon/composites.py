@@ -21,7 +21,7 @@ from .layer.support import LogMeanExpPool
 from .rules import ClosedForm, Detection, Dissipate, MaxTakeMost, Midpoint, MinTakeMost, SoftTakeMost
 from .types import Contrast, Evidence, Logits, Minimum, NeonLayer, Normalization, SoftMinimum
 from .utils.model_state import Snapshot, say
-from .utils.validation import at_least
+from .utils.validation import check_int
 
 __all__ = ["Neon", "NeonVGG", "VGGBlocks"]
 
@@ -46,7 +46,7 @@ class Neon(Composite):
         A rule of Zennit for the head's own linear layer, in place of the midpoint rule of distances (paper 1) and of
         what ``trunk_composite`` has for logits: ``Epsilon(1e-9)``, ``ZPlus()`` and ``ZBox(low, high)`` are the z, z+
         and zB rules of paper 2 (Eq. 10). It works on weights and biases of the neurons in the coordinates of the
-        head's input: those before the scalers of a Pipeline, and behind a row norm.
+        head's input: those before the scalers of a Pipeline, and after a row norm.
 
     Raises
     ------
@@ -98,7 +98,7 @@ class Neon(Composite):
                 f"competitor must be the position of a cluster among those of the head, from 0, got {competitor!r}; "
                 "explain(..., competitor=) takes labels"
             )
-        competitor = None if competitor is None else at_least(competitor, "competitor", 0)
+        competitor = None if competitor is None else check_int(competitor, "competitor", 0)
         self.trunk_composite, self.beta, self.competitor = trunk_composite, beta, competitor
         self.rules: list[tuple[type, Hook]] = [
             (Evidence, ClosedForm(beta, competitor, head_rule)),

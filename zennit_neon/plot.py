@@ -14,21 +14,19 @@ from torch import nn
 from .estimators.clusterings import neuralized
 from .explanation import Explanation, explain
 from .heads.base import Head
-from .layer.centroids import CentroidContrast, CentroidEvidence
+from .layer.centroids import CentroidEvidence
 from .layer.support import SupportEvidence
-from .utils.arrays import as_array
+from .utils.arrays import Array, as_array
 from .utils.labels import NOISE, place_of
 from .utils.sources import rows_of
 from .utils.tables import Table
-from .utils.validation import at_least, whole
+from .utils.validation import check_int
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["point", "clusters", "plane"]
-
-Array = np.ndarray[Any, Any]
 
 #: Vermilion and blue of Okabe and Ito, which colour-blind readers tell apart.
 POSITIVE, NEGATIVE = "#D55E00", "#0072B2"
@@ -77,7 +75,7 @@ def point(explanation: Explanation, index: int, ax: Axes | None = None, max_feat
     """
     relevance, values = _row(explanation, index)
     order = np.argsort(-np.abs(relevance), kind="stable")
-    bars_of_their_own = at_least(max_features, "max_features")
+    bars_of_their_own = check_int(max_features, "max_features", 1)
     if len(order) == bars_of_their_own + 1:  # a single other feature has room for its name
         bars_of_their_own += 1
     shown, rest = np.split(order, [bars_of_their_own])
@@ -126,10 +124,10 @@ def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int
 
     summary = explanation.summary()
     mean = summary.to_numpy()
-    assigned = explanation._own.flatten().numpy()
+    assigned = explanation.positions.ravel()
     count = np.bincount(assigned[assigned >= 0], minlength=explanation.n_clusters)
     largest = np.abs(np.nan_to_num(mean)).max(0)
-    chosen = np.sort(np.argsort(-largest, kind="stable")[: at_least(max_features, "max_features")])
+    chosen = np.sort(np.argsort(-largest, kind="stable")[: check_int(max_features, "max_features", 1)])
     names = [shorten(str(name)) for name in summary.columns[chosen]]
     figure, ax = figure_of(ax, clusters_size(len(mean), names))
     limit = float(largest.max()) or 1.0
@@ -194,24 +192,22 @@ def plane(
     table = Table(X)
     if table.shape[1:] != (2,) or not len(table):
         raise ValueError(f"X must have shape (N, 2) with at least one point, got {table.shape}")
-    resolution = whole(resolution, "resolution")
-    arrows = whole(arrows, "arrows")
+    resolution = check_int(resolution, "resolution")
+    arrows = check_int(arrows, "arrows")
     if resolution < 2 or arrows < 0:
         raise ValueError(f"resolution must be at least 2 and arrows at least 0, got {resolution} and {arrows}")
-    found = neuralized(model, X)
+    found = neuralized(model, table)
     head = found.head
-    explained = explain(head, X, beta=beta)
+    explained = explain(head, table, beta=beta).with_noise(found.noise)
     cluster = explained.labels[0] if cluster is None else cluster
     shown = place_of(cluster, head.labels, head.n_clusters, "cluster")
-    assigned = explained._own.numpy()
-    if found.groups is not None:
-        assigned = np.where(found.groups.noise, NOISE, assigned)
+    assigned = explained.positions
     points, centroids = _array(table.read(0, len(table))), _centroids(head)
     axes_x, axes_y = _grid(points if centroids is None else np.concatenate([points, centroids]), resolution)
     grid = np.stack([part.ravel() for part in np.meshgrid(axes_x, axes_y)], axis=1)
     # on the grid relevance is not needed and any stiffness will do: it gives nothing to evidence and assignment
     evidence = _array(explain(head, grid, cluster=cluster, beta=0.0).evidence).reshape(resolution, resolution)
-    region = explain(head, grid, beta=0.0)._own.numpy().reshape(resolution, resolution)
+    region = explain(head, grid, beta=0.0).positions.reshape(resolution, resolution)
     figure, ax = figure_of(ax, (6.5, 5.5))
     _regions(ax, axes_x, axes_y, region, points, assigned)
     _contours(ax, axes_x, axes_y, evidence)
@@ -272,32 +268,32 @@ def _grid(points: Array, resolution: int) -> tuple[Array, Array]:
 def _centroids(head: Head) -> Array | None:
     """Centroids (K, d), or support vectors (P, d), in the space of the input, if they have a place there."""
     layer = getattr(head, "evidence_layer", None)
-    kinds = (CentroidContrast, CentroidEvidence, SupportEvidence)
+    kinds = (CentroidEvidence, SupportEvidence)
     if not isinstance(layer, kinds) or not isinstance(head.norm, nn.Identity) or len(layer.root) > MOST_CROSSES:
         return None
-    return _array(layer.center + layer.root)
+    return _array(layer.root if layer.center is None else layer.center + layer.root)
 
 
 def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:
     """Relevance (d,) and feature values of one point."""
-    table = explanation._route.table
-    if len(table.shape) != 2:
-        raise ValueError(f"explanation must be of points (N, d), got one of shape {table.shape}")
-    place = whole(index, "index")
-    if not 0 <= place < len(table):
-        raise ValueError(f"index must be from 0 to {len(table) - 1}, got {place}: {len(table)} points were explained")
-    if int(explanation._own[place]) == NOISE:
+    if len(explanation.shape) != 2:
+        raise ValueError(f"explanation must be of points (N, d), got one of shape {explanation.shape}")
+    place = check_int(index, "index")
+    count, X = len(explanation), explanation.data
+    if not 0 <= place < count:
+        raise ValueError(f"index must be from 0 to {count - 1}, got {place}: {count} points were explained")
+    if int(explanation.positions[place]) == NOISE:
         raise ValueError(f"row {place} is noise: it belongs to no cluster, so there is nothing to explain")
     relevance = _array(rows_of(explanation.relevance, slice(place, place + 1)))[0]
-    if hasattr(table.X, "iloc"):
+    if hasattr(X, "iloc"):
         # column by column, as a row of a table with whole numbers and fractions would make all of them fractions
-        return relevance, [table.X.iloc[place, column] for column in range(table.shape[1])]
-    return relevance, as_array(rows_of(table.X, slice(place, place + 1)), "X")[0].tolist()
+        return relevance, [X.iloc[place, column] for column in range(X.shape[1])]
+    return relevance, as_array(rows_of(X, slice(place, place + 1)), "X")[0].tolist()
 
 
 def _title(explanation: Explanation, index: int) -> str:
     """Which point, which cluster, how much evidence."""
-    cluster, index_of_rows = explanation.cluster[index], explanation._route.table.index
+    cluster, index_of_rows = explanation.cluster[index], explanation.index
     rival = explanation.competitor
     rather = "" if rival is None else f" rather than {shorten(str(rival))}"
     name = index if index_of_rows is None else index_of_rows[index]

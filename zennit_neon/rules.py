@@ -16,6 +16,7 @@ from zennit.core import Hook
 
 from . import functional
 from .functional.soft import conserved_min_take_most, soft_min_take_most
+from .layer.base import EvidenceLayer, Prepared
 from .layer.linear_rules import for_points
 from .layer.support import LogMeanExpPool, SupportContrast
 from .utils.model_state import exact
@@ -224,26 +225,25 @@ class Midpoint(_Rule):
 
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """(N, C, K - 1, ...) to (N, d, ...)."""
-        x = self.stored_tensors["input"]
-        shift = module.shift if self.competitor is not None else 0.0
+        x, layer = self.stored_tensors["input"], module.evidence
+        shift = layer.shift if self.competitor is not None else 0.0
         passed = functional.quotient(relevance, self.stored_tensors["output"] - shift)
-        if isinstance(module, SupportContrast):
-            points = module.centred(_points(x))
-            return _unpoints(module.midpoint(points, passed.movedim((1, 2), (-2, -1)).flatten(0, -3)).to(x.dtype), x)
-        points = module.centred(_points(x))
+        points = layer.centred(_points(x))
         passed = passed.movedim((1, 2), (-2, -1)).flatten(0, -3)  # one row a point: (M, C, K - 1)
-        competitor = functional.competitor_index(len(module.weight), module.clusters)
+        if isinstance(module, SupportContrast):
+            return _unpoints(module.midpoint(points, passed).to(x.dtype), x)
+        competitor = functional.competitor_index(layer.n_clusters, module.clusters)
         total = torch.zeros_like(points)
-        weights = passed.new_zeros(len(points), len(module.weight))
+        weights = passed.new_zeros(len(points), layer.n_clusters)
         for position, (cluster, others) in enumerate(zip(module.clusters, competitor, strict=True)):
             share = passed[:, position]
             weights[:, others] += share
             weights[:, cluster] -= share.sum(1)
-            if module.mixing:  # the rule depends on the explained cluster, not on the sum of coefficients alone
-                total += module.redistribute(points, weights, cluster.expand(len(points)))
+            if layer.mixing:  # the rule depends on the explained cluster, not on the sum of coefficients alone
+                total += layer.redistribute(points, weights, cluster.expand(len(points)))
                 weights.zero_()
-        if not module.mixing:
-            total = module.redistribute(points, weights, module.clusters[:1].expand(len(points)))
+        if not layer.mixing:
+            total = layer.redistribute(points, weights, module.clusters[:1].expand(len(points)))
         return _unpoints(total.to(x.dtype), x)
 
 
@@ -270,15 +270,15 @@ class Detection(_Rule):
 
     def propagate(self, module: Any, relevance: Tensor) -> Tensor:
         """(N, C, K - 1, ...), or (N, P, P, ...) of support vectors, to (N, d, ...)."""
-        x = self.stored_tensors["input"]
-        shift = module.shift if module.shift_in_bias and self.competitor is None else 0.0
-        if module.shift and not module.shift_in_bias:  # the constant of soft pooling is none of the linear layer's
+        x, layer = self.stored_tensors["input"], module.evidence
+        shift = layer.shift if layer.shift_in_bias and self.competitor is None else 0.0
+        if layer.shift and not layer.shift_in_bias:  # the constant of soft pooling is none of the linear layer's
             output = self.stored_tensors["output"]
-            divisor = output if self.competitor is None else output - module.shift
-            relevance = functional.quotient(relevance, divisor) * (output - module.shift)
+            divisor = output if self.competitor is None else output - layer.shift
+            relevance = functional.quotient(relevance, divisor) * (output - layer.shift)
         points = _points(x).double()
         pairs = relevance.movedim((1, 2), (-2, -1)).flatten(0, -3)
-        index = torch.arange(len(module.weight), device=x.device)
+        index = torch.arange(layer.n_clusters, device=x.device)
         full = isinstance(module, SupportContrast)
         total = torch.zeros_like(points)
         for position, unit in enumerate(index.tolist() if full else module.clusters.tolist()):
@@ -286,7 +286,7 @@ class Detection(_Rule):
             if len(rows):
                 others = index if full else index[index != unit]
                 total.index_add_(
-                    0, rows, _detected(self.linear, module, points[rows], pairs[rows, position], unit, others, shift)
+                    0, rows, _detected(self.linear, layer, points[rows], pairs[rows, position], unit, others, shift)
                 )
         return _unpoints(total.to(x.dtype), x)
 
@@ -318,57 +318,54 @@ class ClosedForm(_PoolingRule):
         """(N, C, ...) to (N, d, ...)."""
         x = self.stored_tensors["input"]
         points, targets = module.centred(_points(x)), _points(relevance)
-        points = points if self.linear is None else points.double()
-        scores = module.scores(points)
-        total = torch.zeros_like(points)
+        prepared = module.prepare(points if self.linear is None else points.double())
+        total = torch.zeros_like(prepared.points)
         row, column = targets.nonzero(as_tuple=True)
         if not len(row):
             return torch.zeros_like(x)
         beta = self.stiffness(module) if self.competitor is None and not module.soft else None
         if len(row) == len(points) and bool((row == torch.arange(len(row), device=row.device)).all()):
-            return _unpoints(self._one_each(module, points, scores, targets[row, column], column, beta).to(x.dtype), x)
+            return _unpoints(self._one_each(module, prepared, targets[row, column], column, beta).to(x.dtype), x)
         # as many targets at a time as there are points: memory stays that of one cluster a point
         for rows, columns in zip(row.split(max(1, len(points))), column.split(max(1, len(points))), strict=True):
-            found = self._one_each(module, points[rows], scores[rows], targets[rows, columns], columns, beta)
+            found = self._one_each(module, prepared.rows(rows), targets[rows, columns], columns, beta)
             total.index_add_(0, rows, found)
         return _unpoints(total.to(x.dtype), x)
 
     def _one_each(
-        self, module: Any, points: Tensor, scores: Tensor, target: Tensor, column: Tensor, beta: float | None
+        self, layer: EvidenceLayer, prepared: Prepared, target: Tensor, column: Tensor, beta: float | None
     ) -> Tensor:
         """Relevance of points with one target each."""
-        cluster = module.clusters[column]
-        if self.competitor is None:
-            passed = module.coefficients(module.pool_competitors(scores, cluster), beta, target)
-        else:
-            passed, contrast, _ = module.contrast_coefficients(scores, self.competitor, cluster)
-            passed = passed * functional.quotient(target, contrast)[:, None]
-        return self._down(module, points, scores, passed, cluster)
-
-    def _down(self, module: Any, points: Tensor, scores: Tensor, passed: Tensor, cluster: Tensor) -> Tensor:
-        """Relevance of points from coefficients."""
+        passed, _, cluster = layer.coefficients_for(
+            prepared.scores, layer.clusters[column], beta=beta, competitor=self.competitor, relevance=target
+        )
         if self.linear is None:
-            return module.redistribute(points, passed, cluster)
-        shift = module.shift if module.shift_in_bias and self.competitor is None else 0.0
-        origin = getattr(module, "center", None)
-        inputs = points if origin is None else points + origin.to(points)
+            return layer.relevance(prepared, passed, cluster)
+        return self._by_linear_rule(layer, self.linear, prepared, passed, cluster)
+
+    def _by_linear_rule(
+        self, layer: EvidenceLayer, linear: Hook, prepared: Prepared, passed: Tensor, cluster: Tensor
+    ) -> Tensor:
+        """Relevance of points from coefficients, by a rule for linear layers."""
+        points, scores, _ = prepared
+        shift = layer.shift if layer.shift_in_bias and self.competitor is None else 0.0
+        inputs = points if layer.center is None else points + layer.center.to(points)
         total = torch.zeros_like(points)
-        size = max(1, NUMBERS // (len(module.weight) * module.max_cluster_units))
+        size = max(1, NUMBERS // (len(layer.linear_units()[0]) * layer.max_cluster_units))
         for c in cluster.unique().tolist():
             for rows in (cluster == c).nonzero()[:, 0].split(size):
-                for unit, others, pairs in module.relevance_of_pairs(
-                    points[rows], scores[rows], passed[rows], c, shift
-                ):
-                    total[rows] += _detected(self.linear, module, inputs[rows], pairs, unit, others, shift)
+                pairs_of_units = layer.relevance_of_pairs(points[rows], scores[rows], passed[rows], c, shift)
+                for unit, others, pairs in pairs_of_units:
+                    total[rows] += _detected(linear, layer, inputs[rows], pairs, unit, others, shift)
         return total
 
 
 def _detected(
-    linear: Hook | None, module: Any, points: Tensor, pairs: Tensor, unit: int, others: Tensor, shift: float
+    linear: Hook | None, evidence: EvidenceLayer, points: Tensor, pairs: Tensor, unit: int, others: Tensor, shift: float
 ) -> Tensor:
     """Relevance of points (M, d) from that of the neurons (M, Q) of one unit, by a rule for linear layers."""
     layer = nn.Linear(1, 1)
-    weight, bias = module.linear_units()
+    weight, bias = evidence.linear_units()
     layer.weight = nn.Parameter(weight[unit] - weight[others], requires_grad=False)
     layer.bias = nn.Parameter(bias[unit] - bias[others] + shift, requires_grad=False)
     if linear is None:

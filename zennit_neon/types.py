@@ -40,9 +40,9 @@ class SupportPool(metaclass=SubclassMeta):
 
 
 class Evidence(metaclass=SubclassMeta):
-    """Layers that compute evidence in one step and have a closed-form rule."""
+    """Layers that compute evidence in one step and have a closed-form rule: any :class:`~layer.EvidenceLayer`."""
 
-    __subclass__ = (layer.CentroidEvidence, layer.LogitEvidence, layer.SupportEvidence, layer.PathEvidence)
+    __subclass__ = (layer.EvidenceLayer,)
 
 
 class Normalization(metaclass=SubclassMeta):

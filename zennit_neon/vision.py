@@ -20,6 +20,7 @@ from .images import heatmaps, smoothed
 from .layer.activations import UnitNorm
 from .layout import FeaturesFirst, axis_of, checked_layout, followed
 from .network import Network, load_vgg16, outputs_of, too_small
+from .utils.arrays import Array
 from .utils.deprecation import renamed
 from .utils.model_state import evaluating
 
@@ -174,7 +175,7 @@ def cluster_features(
     return nn.Sequential(OrderedDict(trunk=trunk, norm=norm, head=head)).train(model.training)
 
 
-def _kmeans(points: Tensor, n_clusters: int, n_init: int, random: Any) -> np.ndarray[Any, Any]:
+def _kmeans(points: Tensor, n_clusters: int, n_init: int, random: Any) -> Array:
     """Centroids by scikit-learn's k-means."""
     import warnings
 
@@ -193,7 +194,7 @@ def _kmeans(points: Tensor, n_clusters: int, n_init: int, random: Any) -> np.nda
             raise TooFewClustersError(
                 f"k-means finds fewer than {n_clusters} different clusters of features; use a smaller n_clusters"
             ) from None
-    centers: np.ndarray[Any, Any] = kmeans.cluster_centers_
+    centers: Array = kmeans.cluster_centers_
     return centers
 
 
@@ -237,7 +238,7 @@ def _features_first(output: Tensor, layout: str) -> Tensor:
 def _sample(maps: Iterable[Tensor], most: int, random: Any) -> Tensor:
     """A uniform sample of the points (M, d) of all images, in one pass: those with the smallest of random keys."""
     kept: list[Tensor] = []
-    keys: list[np.ndarray[Any, Any]] = []
+    keys: list[Array] = []
     held = 0
     for found in maps:
         rows = found.movedim(1, -1).flatten(0, -2).float().cpu()
@@ -252,9 +253,7 @@ def _sample(maps: Iterable[Tensor], most: int, random: Any) -> Tensor:
     return _smallest(kept, keys, most)[0][0]
 
 
-def _smallest(
-    kept: list[Tensor], keys: list[np.ndarray[Any, Any]], most: int
-) -> tuple[list[Tensor], list[np.ndarray[Any, Any]]]:
+def _smallest(kept: list[Tensor], keys: list[Array], most: int) -> tuple[list[Tensor], list[Array]]:
     """Points of the smallest keys, in their order."""
     points, values = torch.cat(kept), np.concatenate(keys)
     if len(points) <= most:
@@ -329,7 +328,7 @@ class ImageExplanation:
         assigned = self.evidence.argmax(0).flatten()
         return torch.bincount(assigned, minlength=len(self.evidence)) / len(assigned)
 
-    def plot(self, smooth: float = 0.0, **options: Any) -> tuple[Figure, np.ndarray[Any, Any]]:
+    def plot(self, smooth: float = 0.0, **options: Any) -> tuple[Figure, Array]:
         """The image and its heatmaps in a grid.
 
         Parameters

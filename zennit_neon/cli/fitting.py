@@ -10,11 +10,10 @@ import numpy as np
 
 from ..cluster.elbow import elbow
 from ..exceptions import NoElbowError
+from ..utils.arrays import Array
 
 if TYPE_CHECKING:
     import pandas
-
-Array = np.ndarray[Any, Any]
 
 __all__ = ["MODELS", "Options", "fit"]
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..utils.arrays import Array
 from .group import COUNT, check_different, tell
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from .text_report import TextReport
 
 __all__ = ["text"]
@@ -175,12 +174,12 @@ def _vectorizer(vectors: str | None, stop_words: str, min_length: int) -> Any:
     return WordAverage(WordVectors.load(vectors), chosen, min_length)
 
 
-def _known(vectorizer: Any, texts: list[str], vectors: str | None) -> np.ndarray[Any, Any]:
+def _known(vectorizer: Any, texts: list[str], vectors: str | None) -> Array:
     """Whether documents have known words, bool (N,); ``ValueError`` if none has."""
     import numpy as np
 
     if vectors is not None:
-        known: np.ndarray[Any, Any] = vectorizer.known(texts)
+        known: Array = vectorizer.known(texts)
     else:
         analyze = vectorizer.build_analyzer()
         known = np.array([bool(analyze(document)) for document in texts])

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TextReport"]
 
-Array = np.ndarray[Any, Any]
-
 #: Characters of a document on a terminal, and of a name in a title.
 EXCERPT, LONGEST_NAME = 800, 80
 

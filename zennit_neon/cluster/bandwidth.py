@@ -12,9 +12,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_array, check_random_state
 
-__all__ = ["RULES", "kernel_gamma"]
+from ..utils.arrays import Array
 
-Array = np.ndarray[Any, Any]
+__all__ = ["RULES", "kernel_gamma"]
 
 #: Names of the rules, and the share that each has if none is given.
 RULES = {"self-similarity": 0.9, "neighbours": 0.5}

@@ -12,12 +12,11 @@ from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..utils.arrays import Array
 from .bandwidth import RULES, kernel_gamma
 from .quantize import quantize
 
 __all__ = ["KernelKMeans"]
-
-Array = np.ndarray[Any, Any]
 
 #: Numbers of a block of the kernel matrix (128 MB in float64).
 BLOCK = 2**24

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from sklearn.cluster import KMeans
 
-__all__ = ["quantize"]
+from ..utils.arrays import Array
 
-Array = np.ndarray[Any, Any]
+__all__ = ["quantize"]
 
 
 def quantize(points: Array, count: int, random: Any) -> tuple[Array, Array]:

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..exceptions import DisagreementError
 from ..heads.affine import Affine
 from ..heads.base import Head
-from ..utils.arrays import Array, as_array, is_sparse, plain
+from ..utils.arrays import Array, as_array, as_numpy, is_sparse
 from ..utils.labels import named, positions
 from ..utils.model_state import say
-from ..utils.sources import holds_text, rows_of
+from ..utils.sources import rows_of
 from ..utils.tables import Table
 
 __all__ = ["check_predictions", "check_same"]
@@ -43,7 +43,7 @@ def check_predictions(head: Head, table: Table, estimator: Any) -> None:
     if not hasattr(estimator, "predict") or len(table.shape) != 2 or not len(table):
         return
     places = _sample(len(table))
-    predicted = _predicted(estimator, rows_of(table.X, places))
+    predicted = _predicted(estimator, rows_of(table.X, places), table.holds_text)
     if predicted is None:
         return
     try:
@@ -62,15 +62,14 @@ def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
     if len(known):
         places = known[_sample(len(known))]
         with torch.no_grad():
-            scores = inner.evidence_layer.scores(inner.rows(points.some(places)))
-            wanted = inner.evidence_layer.pool_competitors(scores).cluster[:, 0]
+            wanted = inner.evidence_layer.scores(inner.rows(points.some(places))).argmax(1)
         _compare(head, table.some(places), wanted, places, "the network behind the steps of the Pipeline")
 
 
-def _predicted(estimator: Any, rows: Any) -> Array | None:
+def _predicted(estimator: Any, rows: Any, is_text: bool) -> Array | None:
     """Labels of some rows; None if they are none that the estimator takes, which is then said elsewhere."""
-    rows, names = plain(rows), getattr(estimator, "feature_names_in_", None)
-    if not holds_text(rows) and (not is_sparse(rows) or np.prod(rows.shape) <= DENSE):
+    rows, names = as_numpy(rows), getattr(estimator, "feature_names_in_", None)
+    if not is_text and (not is_sparse(rows) or np.prod(rows.shape) <= DENSE):
         # with the names that scikit-learn expects, or it wonders
         rows = as_array(rows, "X")
         if names is not None:
@@ -101,12 +100,13 @@ def _compare(head: Head, x: Tensor, wanted: Tensor, places: Array, what: str) ->
     layer = head.evidence_layer
     with torch.no_grad():
         device = next(head.buffers()).device
-        scores = layer.scores(head.rows(x.to(device)))
-        contest = layer.pool_competitors(scores)
-        wrong = (contest.cluster[:, 0].cpu() != wanted).nonzero()[:, 0]
+        scores = layer.prepare(head.rows(x.to(device))).scores
+        found = layer.pool_competitors(scores).cluster[:, 0].cpu()
+        wrong = (found != wanted).nonzero()[:, 0]
         if not len(wrong):
             return
-        behind = -layer.pool_competitors(scores[wrong.to(device)], wanted[wrong].to(device)).pooled[:, 0].double().cpu()
+        pooled = layer.pool_competitors(scores[wrong.to(device)], wanted[wrong].to(device))
+        behind = -pooled.evidence[:, 0].double().cpu()
     rounded, wrong = wrong, wrong[behind > _rounding(head, x[wrong])]
     if not len(wrong) and len(rounded) > MOST * len(places):
         say(
@@ -116,19 +116,19 @@ def _compare(head: Head, x: Tensor, wanted: Tensor, places: Array, what: str) ->
         )
     if len(wrong):
         first = int(wrong[0])
-        own = [named(part[first : first + 1].cpu(), head.labels)[0] for part in (wanted, contest.cluster[:, 0])]
-        label, found = (part.item() if isinstance(part, Tensor) else part for part in own)
+        own = [named(part[first : first + 1].cpu(), head.labels)[0] for part in (wanted, found)]
+        label, other = (part.item() if isinstance(part, Tensor) else part for part in own)
         raise DisagreementError(
             f"the network that was made of the clustering disagrees with it: {what} gives row {int(places[first])} "
-            f"of X to cluster {label!r}, the network to {found!r}; so in {len(wrong)} of {len(places)} rows that were "
+            f"of X to cluster {label!r}, the network to {other!r}; so in {len(wrong)} of {len(places)} rows that were "
             f"looked at{_hint(head)}"
         )
 
 
 def _hint(head: Head) -> str:
     """What may be the cause."""
-    layer = head.evidence_layer
-    if not bool((layer.center.abs() * 1e-9 > layer.root.abs().amax(0)).any()):
+    center, root = head.evidence_layer.center, getattr(head.evidence_layer, "root", None)
+    if center is None or root is None or not bool((center.abs() * 1e-9 > root.abs().amax(0)).any()):
         return ""
     return ". Features far from zero may be the cause: subtract a constant from them before the clustering is fitted"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Fidelity"]
+from ..utils.arrays import Array
 
-Array = np.ndarray[Any, Any]
+__all__ = ["Fidelity"]
 
 
 class Fidelity(float):

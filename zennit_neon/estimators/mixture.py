@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LOOK", "STEPS", "Mixture", "Support", "class_means", "quantised"]
+from ..utils.arrays import Array
 
-Array = np.ndarray[Any, Any]
+__all__ = ["LOOK", "STEPS", "Mixture", "Support", "class_means", "quantised"]
 
 #: Steps of gradient descent at most, and between two looks at what they brought.
 STEPS, LOOK = 300, 20

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.arrays import Array
 from .mixture import LOOK, STEPS, Mixture, Support, class_means, quantised
 from .spaces import RAW, SPACES, STANDARDISED, Space
 
 __all__ = ["Choice", "Score", "decide", "folds", "select", "stratified"]
-
-Array = np.ndarray[Any, Any]
 
 #: Parts of the points that are validated in turn; up to MORE where half of the clusters have fewer than FEW points.
 FOLDS, MORE, FEW = 3, 6, 12

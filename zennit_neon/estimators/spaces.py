@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..heads.affine import Affine
+from ..utils.arrays import Array
 
 __all__ = ["RAW", "SPACES", "STANDARDISED", "WHITENED", "Space"]
-
-Array = np.ndarray[Any, Any]
 
 #: From the simplest to the one that asks most of the data.
 SPACES = RAW, STANDARDISED, WHITENED = ("raw features", "standardised features", "whitened features")

@@ -11,8 +11,8 @@ from ..heads.kernel import NeuralizedKernelKMeans
 from ..utils.arrays import Array
 from ..utils.labels import groups
 from ..utils.model_state import exact
-from ..utils.tables import Table
-from ..utils.validation import at_least, real
+from ..utils.tables import Table, as_table
+from ..utils.validation import check_int, check_real
 from .fidelity import Fidelity
 from .mixture import LOOK, Mixture
 from .selection import Choice, select, stratified
@@ -81,11 +81,12 @@ def surrogate(
     from sklearn.utils import check_random_state
     from tqdm.auto import tqdm
 
-    table = X if isinstance(X, Table) else Table(X)
+    table = as_table(X)
+    table.check_numbers()
     if len(table.shape) != 2:
         raise ValueError(f"X must have shape (N, d) for labels to be explained on it, got {table.shape}")
-    support = at_least(support, "support")
-    if not 0 < real(test_size, "test_size", "a number between 0 and 1") < 1:
+    support = check_int(support, "support", 1)
+    if not 0 < check_real(test_size, "test_size", "a number between 0 and 1") < 1:
         raise ValueError(f"test_size must be a number between 0 and 1, got {test_size}")
     found = groups(labels, len(table), table.index, table.unreadable)
     own, names = found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..utils.validation import at_least
+from ..utils.validation import check_int
 
 if TYPE_CHECKING:
     import pandas
@@ -86,7 +86,7 @@ def c2000(folder: Folder = None, points: int | None = 2000, random_state: int = 
     FileNotFoundError, ValueError
         As in :func:`buddy`.
     """
-    points = None if points is None else at_least(points, "points")
+    points = None if points is None else check_int(points, "points", 1)
     frame = _csv(folder, "c2k_data_comma.csv", f"{UCI}/382", na_values="?", skipinitialspace=True)
     kept = [name for name in frame.columns if _is_time_or_hops(str(name))]
     if len(kept) != 68:
@@ -202,7 +202,7 @@ def news(folder: Folder = None, points: int = 250, random_state: int = 0) -> pan
     from sklearn.datasets import fetch_20newsgroups
     from sklearn.feature_extraction.text import CountVectorizer
 
-    points = at_least(points, "points")
+    points = check_int(points, "points", 1)
     source = "arrays words, row and vectors of spaCy's en_core_web_md"
     vectors = _file(folder, "wordvec", "spacymd300_vocab20news.npz", source)
     cache = vectors.parents[1] / "sklearn"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.validation import at_least
+from ..utils.validation import check_int
 from .objects.heatmap_scores import SCORES
 
 __all__ = ["Interval", "Matching", "interval", "masks_of", "match"]
@@ -151,7 +151,7 @@ def interval(values: Sequence[float], resamples: int = 0, random_state: int = 0)
     """
     from scipy.stats import t
 
-    resamples = at_least(resamples, "resamples", 0)
+    resamples = check_int(resamples, "resamples", 0)
     numbers = np.asarray(values, dtype=np.float64)
     if not numbers.size:
         raise ValueError("values must be at least one number, got none")

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..baselines import PAPER
+from ..utils.arrays import Array
 from .datasets import Folder, buddy, c2000, hepac, news, sales, seeds, trpad, water, whlsl, whlsl_log, wine
 
 if TYPE_CHECKING:
@@ -48,12 +47,12 @@ class Row:
     paper: dict[str, float]
     scaled: bool = True
 
-    def points(self, folder: Folder = None) -> np.ndarray[Any, Any]:
+    def points(self, folder: Folder = None) -> Array:
         """What is clustered, (N, d): the table, with columns of mean 0 and variance 1 if ``scaled``."""
         from sklearn.preprocessing import StandardScaler
 
         frame = self.load(folder)
-        points: np.ndarray[Any, Any] = StandardScaler().fit_transform(frame) if self.scaled else frame.to_numpy(float)
+        points: Array = StandardScaler().fit_transform(frame) if self.scaled else frame.to_numpy(float)
         return points
 
 

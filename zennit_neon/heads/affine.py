@@ -6,7 +6,7 @@ map: apply it, apply its transpose to a direction, and find a pre-image of a poi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..exceptions import InexactError
 
-__all__ = ["Affine", "RowNorm", "check_steps", "combine", "exact_offset", "from_state"]
+__all__ = ["Affine", "RowNorm", "check_steps", "combine", "exact_offset", "from_state", "split_scales"]
 
 
 class Affine:
@@ -239,6 +239,15 @@ def check_steps(steps: Any) -> tuple[Affine | RowNorm, ...]:
     if wrong:
         raise TypeError(f"steps must be Affine or RowNorm, got {wrong[0]}; zennit_neon.affine_step makes one of it")
     return found
+
+
+def split_scales(steps: Sequence[Affine | RowNorm]) -> tuple[Affine | None, tuple[Affine | RowNorm, ...]]:
+    """The scalers that come first as one map (None without any), and the steps after them."""
+    scale: Affine | None = None
+    rest = tuple(steps)
+    while rest and isinstance(step := rest[0], Affine) and step.diagonal:
+        scale, rest = (step if scale is None else scale.then(step)), rest[1:]
+    return scale, rest
 
 
 def _apply(matrix: Tensor, x: Tensor) -> Tensor:

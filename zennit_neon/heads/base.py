@@ -2,58 +2,83 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from zennit.core import Hook, Identity
 
 from ..layer.activations import UnitNorm
-from ..utils.arrays import complaint, is_finite
-from ..utils.model_state import autocasts
+from ..layer.base import EvidenceLayer
+from ..utils.model_state import autocasts, exact
 from ..utils.validation import check_feature_names, check_labels
-from .affine import Affine, RowNorm, check_steps, combine, from_state
-from .calibration import Calibrated
-from .preimages import coarse_column, norm_layer, pull_back, too_coarse
+from .affine import Affine, RowNorm, check_steps, from_state
+from .calibration import calibrate
+from .checks import check_finite, warn_without_rule
+from .preimages import Preprocessing, too_coarse
 
 __all__ = ["Head"]
 
 
-class Head(Calibrated):
+class Head(nn.Module):
     """What all neuralised clusterings share.
 
     A head maps points ``(N, d, ...)`` to evidence ``(N, C, ...)`` of the clusters of interest. Evidence is positive
     exactly for the cluster that a point is assigned to. Heads hold buffers, no parameters.
 
+    A head of one's own calls this constructor and sets ``self.evidence`` to a
+    :class:`~zennit_neon.layer.EvidenceLayer`; see the how-to "Bring your own clustering".
+
+    Parameters
+    ----------
+    n_clusters, n_features : int
+    labels : sequence, optional
+        Names of the clusters.
+    feature_names : sequence of str, optional
+        Names of the features.
+    preprocessing : Preprocessing, optional
+        Steps between the input and the space that was clustered.
+
     Attributes
     ----------
     n_clusters, n_features : int
     labels : tuple or None
-        Names of the clusters, where the clustering has any.
     feature_names : tuple of str or None
-        Names of the features, where they are known.
     fidelity : Fidelity or None
         Of a head that stands for labels (:mod:`zennit_neon.estimators.surrogate`): held-out agreement with
         them, overall and per cluster. None where a head is exact.
     """
 
-    n_clusters: int
-    n_features: int
-    labels: tuple[Any, ...] | None
-    feature_names: tuple[str, ...] | None
-    norm: nn.Module
     fidelity: Any = None
     #: Types in which inputs are too coarse to tell the clusters apart, and the feature that is to blame.
     coarse: Mapping[torch.dtype, int] = MappingProxyType({})
-    steps: tuple[Affine | RowNorm, ...] = ()
+
+    def __init__(
+        self,
+        n_clusters: int,
+        n_features: int,
+        *,
+        labels: Sequence[Any] | None = None,
+        feature_names: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ):
+        super().__init__()
+        self.n_clusters, self.n_features = n_clusters, n_features
+        self.labels = None if labels is None else check_labels(labels, n_clusters)
+        self.feature_names = None if feature_names is None else check_feature_names(feature_names, n_features)
+        self.steps: tuple[Affine | RowNorm, ...] = () if preprocessing is None else preprocessing.steps
+        self.norm = nn.Identity() if preprocessing is None else preprocessing.norm
 
     @property
-    def evidence_layer(self) -> Any:
-        """The layer with ``centred``, ``scores`` and ``redistribute``, which the closed form works on."""
-        raise TypeError(f"{type(self).__name__} does not say which layer computes its scores")
+    def evidence_layer(self) -> EvidenceLayer:
+        """The layer with ``scores`` and ``redistribute``, which the closed form works on: ``self.evidence``."""
+        layer = self._modules.get("evidence")
+        if not isinstance(layer, EvidenceLayer):
+            raise TypeError(
+                f"{type(self).__name__} has no layer that computes its scores: set self.evidence to an EvidenceLayer"
+            )
+        return layer
 
     @property
     def pooling_layer(self) -> Any:
@@ -67,9 +92,15 @@ class Head(Calibrated):
 
     @property
     def beta(self) -> float | None:
-        """Stiffness of min-take-most (Eq. 2, paper 1), or None as long as it is neither given nor calibrated."""
-        beta: float | None = self.pooling_layer.beta
+        """Stiffness of min-take-most (Eq. 2, paper 1) or of a soft clustering; None until it is given or calibrated."""
+        beta: float | None = (self.evidence_layer if self.soft else self.pooling_layer).beta
         return beta
+
+    @beta.setter
+    def beta(self, beta: float | None) -> None:
+        self.pooling_layer.beta = beta
+        if self.soft:
+            self.evidence_layer.beta = beta
 
     @property
     def width(self) -> int:
@@ -90,7 +121,7 @@ class Head(Calibrated):
             If the type of the input is too coarse for the clusters.
         """
         if x.dtype in self.coarse:
-            layer = self.evidence_layer
+            layer: Any = self.evidence_layer
             raise too_coarse(self.coarse[x.dtype], layer.center, layer.root, x.dtype, self.feature_names)
         return self.norm(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
@@ -111,27 +142,6 @@ class Head(Calibrated):
             raise ValueError(f"x must have shape (N, {self.n_features}, ...), got {tuple(x.shape)}")
         return x
 
-    def check_rules(self, x: Tensor) -> None:
-        """Warn if Zennit has rules for the layers that ``x`` comes from, but none for this head.
-
-        Relevance would then be the plain gradient of the evidence: a plausible number, and a wrong one.
-        """
-        if torch.compiler.is_compiling() or x.grad_fn is None or not _has_rules_above(x.grad_fn):
-            return
-        hooks = self.evidence_layer._forward_hooks.values()
-        if not any(isinstance(getattr(hook, "__self__", None), Hook) for hook in hooks):
-            warnings.warn(
-                "a Zennit composite has rules for the layers before this neuralised head, but none for the head, so "
-                "its evidence is not propagated by NEON: put Neon(...) around the composite",
-                stacklevel=3,
-            )
-
-    def check_scores(self, x: Tensor, values: Tensor) -> Tensor:
-        """Return what was computed from ``x`` if it is finite, else ``ValueError`` that says why it is not."""
-        if torch.compiler.is_compiling() or is_finite(values):
-            return values
-        raise ValueError(complaint("x", x, values.dtype))
-
     def forward(self, x: Tensor) -> Tensor:
         """Evidence (N, C, ...) of points (N, d, ...), in the dtype of ``x``.
 
@@ -143,41 +153,58 @@ class Head(Calibrated):
             If ``x`` has another number of features, or NaN or infinite values, or overflows.
         """
         x = self.check_input(x)
-        self.check_rules(x)
+        warn_without_rule(self.evidence_layer, x)
         if not autocasts(x.device.type):
-            return self.check_scores(x, self.network(self.points(x)).to(x.dtype))
+            return check_finite(x, self.network(self.points(x)).to(x.dtype))
         with torch.autocast(x.device.type, enabled=False):
-            return self.check_scores(x, self.network(self.points(x)).to(x.dtype))
+            return check_finite(x, self.network(self.points(x)).to(x.dtype))
 
     def network(self, points: Tensor) -> Tensor:
         """Evidence of points that have passed the row norm."""
-        layer, pool = self.evidence_layer, self.pooling_layer
-        evidence: Tensor = layer(points) if pool is layer else pool(layer(points))
+        evidence: Tensor = self.evidence_layer(points)
         return evidence
 
-    def _before(self, steps: tuple[Affine | RowNorm, ...], width: int, what: str) -> Affine:
-        """Take note of the steps before a clustering of ``width`` features, and return the map that they are."""
-        before, norm, after = combine(check_steps(steps), width)
-        if after.out_features != width:
-            raise ValueError(f"steps give {after.out_features} features, but the {what} have {width}")
-        before, self.norm = norm_layer(before, norm)
-        whole = after if before is None else before.then(after)
-        self.n_features = whole.in_features
-        return whole
+    @exact()
+    def calibrate(
+        self, X: Any, *, probability: float | None = None, batch_size: int | None = None, progress: bool = False
+    ) -> Self:
+        r"""Set the stiffness: by the mean evidence of the assigned clusters, or by how sure a soft clustering is.
 
-    def _named(self, labels: Sequence[Any] | None, feature_names: Sequence[str] | None) -> None:
-        """Take note of names."""
-        self.labels = None if labels is None else check_labels(labels, self.n_clusters)
-        self.feature_names = None
-        if feature_names is not None:
-            self.feature_names = check_feature_names(feature_names, self.n_features)
+        .. math::
+            \beta = 1 / \mathbb{E}[f_c] \quad \text{(Eq. 3, paper 1)}, \qquad
+            \mathbb{E}[\max_c P(c \mid x)] = p \quad \text{(Section 5.1, paper 2; soft heads)}
 
-    def _pulled_back(self, centroids: Tensor, step: Affine) -> tuple[Tensor, Tensor, Tensor]:
-        """Center, weight and root of the first layer; takes note of the types in which inputs are too coarse."""
-        parts = pull_back(centroids, step, self.feature_names)
-        kinds = (torch.float32, torch.bfloat16, torch.float16)
-        self.coarse = {kind: found for kind in kinds if (found := coarse_column(*parts, kind)) is not None}
-        return parts
+        Parameters
+        ----------
+        X : ndarray, Tensor or DataFrame, shape (N, d, ...)
+            The data set.
+        probability : float, optional
+            For soft heads: what the largest probability is to be on average, between 1 / K and 1. Paper 2 has 0.9.
+        batch_size : int, optional
+            Points at a time; by default as many as use memory well.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Head
+            The head itself.
+
+        Raises
+        ------
+        ValueError
+            If X is empty, or all points lie on boundaries, or a probability is missing, not for this head, or not
+            reached.
+
+        Examples
+        --------
+        >>> from zennit_neon import NeuralizedKMeans
+        >>> head = NeuralizedKMeans([[0.0], [2.0]], soft=True).calibrate([[0.5], [1.4]], probability=0.9)
+        >>> round(float(head(torch.tensor([[0.5], [1.4]]).double()).max(1).values.sigmoid().mean()), 4)
+        0.9
+        """
+        calibrate(self, X, probability, batch_size, progress)
+        return self
 
     def get_extra_state(self) -> dict[str, Any]:
         """The steps before the clustering, and the types that are too coarse, which a state dict brings along."""
@@ -195,12 +222,15 @@ class Head(Calibrated):
             self.norm.order = UnitNorm(norms[0].order).order
 
     def arguments(self) -> dict[str, Any]:
-        """What the class has to be called with to make this head again."""
-        raise TypeError(f"{type(self).__name__} does not say what it is made of")
+        """What the class has to be called with to make this head again; nothing, where a head does not tell."""
+        return {}
 
     def rebuilt(self, **changes: Any) -> Self:
         """A head with other arguments; what is not changed stays, the fidelity included."""
-        head = type(self)(**{**self.arguments(), **changes})
+        arguments = self.arguments()
+        if not arguments:
+            raise TypeError(f"a {type(self).__name__} cannot be changed: its arguments() do not say what it is made of")
+        head = type(self)(**{**arguments, **changes})
         head.fidelity = self.fidelity
         return head.train(self.training)
 
@@ -210,28 +240,12 @@ class Head(Calibrated):
         if not steps and feature_names is None:
             return self
         if "steps" not in self.arguments():
-            raise ValueError(f"a {type(self).__name__} cannot be put behind the steps of a Pipeline")
+            raise ValueError(f"a {type(self).__name__} cannot follow the steps of a Pipeline: it takes no steps=")
         return self.rebuilt(steps=(*steps, *self.steps), feature_names=feature_names)
 
     #: The name of :meth:`with_preprocessing` up to release 0.1.
     after = with_preprocessing
 
-    def without_scales(self) -> tuple[Head, Affine | None]:
-        """The same clustering as seen from behind the scalers that come first, and what these do (None without any)."""
-        scale: Affine | None = None
-        steps = self.steps
-        while steps and isinstance(step := steps[0], Affine) and step.diagonal:
-            scale, steps = (step if scale is None else scale.then(step)), steps[1:]
-        return (self, None) if scale is None else (self.rebuilt(steps=steps), scale)
 
-
-def _has_rules_above(node: Any, most: int = 64) -> bool:
-    """Whether a hook of Zennit is among the nearest nodes of the autograd graph that leads to ``node``."""
-    waiting, seen = [node], 0
-    while waiting and seen < most:
-        node = waiting.pop(0)
-        seen += 1
-        if getattr(type(node), "_forward_cls", None) is Identity:
-            return True
-        waiting += [above for above, _ in node.next_functions if above is not None]
-    return False
+#: Examples that doctest does not find under a decorator.
+__test__ = {"calibrate": Head.calibrate}

@@ -1,142 +1,83 @@
-"""The stiffness of a head: by its mean evidence, or such that a soft clustering is as sure of itself as is wanted."""
+"""The stiffness of a head: from its mean evidence, or such that a soft clustering has a given mean probability."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional.competitors import check_beta, stiffness
-from ..utils.model_state import exact
 from ..utils.tables import Table
-from ..utils.validation import real
+from ..utils.validation import check_real
 
-__all__ = ["Calibrated", "check_soft", "stiffness_at"]
+__all__ = ["calibrate", "check_soft", "stiffness_at"]
 
 #: Numbers that are kept, so that guesses of the stiffness do not need another pass over the data.
 KEPT = 2**24
 
 
-class Calibrated(nn.Module):
-    """A module with a stiffness that can be found from data."""
+def calibrate(head: Any, X: Any, probability: float | None, batch_size: int | None, progress: bool) -> None:
+    """Find the stiffness of a head from data, and set it: see :meth:`zennit_neon.Head.calibrate`."""
+    table, layer = Table(X), head.evidence_layer
+    probability = _check_probability(head, probability)
+    table.check_width(head.n_features)
+    table.check_names(head.feature_names)
+    size = table.batch_size(head.width) if batch_size is None else batch_size
 
-    n_clusters: int
-    n_features: int
-    feature_names: tuple[str, ...] | None
-    if TYPE_CHECKING:  # of heads
+    def scores() -> Iterator[Tensor]:
+        with torch.no_grad():
+            for place, x in table.batches(size, progress, "calibrate", next(head.buffers())):
+                points = head.rows(x)
+                yield table.check(place, layer.unscaled_scores(points) if head.soft else layer.prepare(points).scores)
 
-        @property
-        def evidence_layer(self) -> Any: ...  # noqa: D102
-        @property
-        def pooling_layer(self) -> Any: ...  # noqa: D102
-        @property
-        def soft(self) -> bool: ...  # noqa: D102
-        @property
-        def width(self) -> int: ...  # noqa: D102
-        def rows(self, x: Tensor) -> Tensor: ...  # noqa: D102
+    if probability is None:
+        head.beta = stiffness(layer.pool_competitors(part).evidence for part in scores())
+    else:
+        head.beta = stiffness_at(probability, _gaps(scores))
 
-    @exact()
-    def calibrate(
-        self, X: Any, *, probability: float | None = None, batch_size: int | None = None, progress: bool = False
-    ) -> Self:
-        r"""Set the stiffness: by the mean evidence of the assigned clusters, or by how sure a soft clustering is.
 
-        .. math::
-            \beta = 1 / \mathbb{E}[f_c] \quad \text{(Eq. 3, paper 1)}, \qquad
-            \mathbb{E}[\max_c P(c \mid x)] = p \quad \text{(Section 5.1, paper 2; soft heads)}
-
-        Parameters
-        ----------
-        X : ndarray, Tensor or DataFrame, shape (N, d, ...)
-            The data set.
-        probability : float, optional
-            For soft heads: what the largest probability is to be on average, between 1 / K and 1. Paper 2 has 0.9.
-        batch_size : int, optional
-            Points at a time; by default as many as use memory well.
-        progress : bool
-            Show a progress bar.
-
-        Returns
-        -------
-        Head
-            The head itself.
-
-        Raises
-        ------
-        ValueError
-            If X is empty, or all points lie on boundaries, or a probability is missing, not for this head, or not
-            reached.
-
-        Examples
-        --------
-        >>> from zennit_neon import NeuralizedKMeans
-        >>> head = NeuralizedKMeans([[0.0], [2.0]], soft=True).calibrate([[0.5], [1.4]], probability=0.9)
-        >>> round(float(head(torch.tensor([[0.5], [1.4]]).double()).max(1).values.sigmoid().mean()), 4)
-        0.9
-        """
-        table = Table(X)
-        probability = self._check_probability(probability)
-        table.check_width(self.n_features)
-        table.check_names(self.feature_names)
-        size = table.batch_size(self.width) if batch_size is None else batch_size
-
-        def scores() -> Iterator[Tensor]:
-            layer = self.evidence_layer
-            with torch.no_grad():
-                for place, x in table.batches(size, progress, "calibrate", next(self.buffers())):
-                    yield table.check(place, (layer.unscaled_scores if self.soft else layer.scores)(self.rows(x)))
-
+def _check_probability(head: Any, probability: Any) -> float | None:
+    """The mean largest probability that is asked of a soft head; None for a hard one."""
+    if not head.soft:
         if probability is not None:
-            self._set_stiffness(stiffness_at(probability, self._behind(scores)))
-            return self
-        self._set_stiffness(stiffness(self.evidence_layer.pool_competitors(part).pooled for part in scores()))
-        return self
-
-    def _check_probability(self, probability: Any) -> float | None:
-        """The mean largest probability that is asked of a soft head; None for a hard one."""
-        if not self.soft:
-            if probability is not None:
-                raise ValueError(
-                    f"probability is for soft heads, and this one is hard: build it with soft=True, or call "
-                    f"calibrate(X) for beta = 1 / mean evidence (Eq. 3); got {probability!r}"
-                )
-            return None
-        if not hasattr(self.evidence_layer, "unscaled_scores"):
-            raise ValueError("this head explains probabilities, whose pool has no stiffness beta to calibrate")
-        if probability is None:
             raise ValueError(
-                "a soft clustering has no stiffness beta by Eq. 3: call calibrate(X, probability=0.9) for a mean "
-                "largest probability of 0.9"
+                f"probability is for soft heads, and this one is hard: build it with soft=True, or call "
+                f"calibrate(X) for beta = 1 / mean evidence (Eq. 3); got {probability!r}"
             )
-        value = real(probability, "probability", f"a number between 1 / {self.n_clusters} and 1")
-        if not 1 / self.n_clusters < value < 1:
-            raise ValueError(f"probability must be between 1 / {self.n_clusters} and 1, got {probability!r}")
-        return value
+        return None
+    if not hasattr(head.evidence_layer, "unscaled_scores"):
+        raise ValueError("this head explains probabilities, whose pool has no stiffness beta to calibrate")
+    if probability is None:
+        raise ValueError(
+            "a soft clustering has no stiffness beta by Eq. 3: call calibrate(X, probability=0.9) for a mean "
+            "largest probability of 0.9"
+        )
+    value = check_real(probability, "probability", f"a number between 1 / {head.n_clusters} and 1")
+    if not 1 / head.n_clusters < value < 1:
+        raise ValueError(f"probability must be between 1 / {head.n_clusters} and 1, got {probability!r}")
+    return value
 
-    def _behind(self, scores: Callable[[], Iterable[Tensor]]) -> Callable[[], Iterable[Tensor]]:
-        """How far competitors are behind, kept unless there are too many numbers."""
-        kept: list[Tensor] = []
-        room = KEPT
 
-        def parts() -> Iterator[Tensor]:
-            for part in scores():
-                best = part.topk(2, 1)
-                yield (best.values[:, :1] - part).scatter(1, best.indices[:, :1], torch.inf)
+def _gaps(scores: Callable[[], Iterable[Tensor]]) -> Callable[[], Iterable[Tensor]]:
+    """How far competitors are behind, kept unless there are too many numbers."""
+    kept: list[Tensor] = []
+    room = KEPT
 
-        for part in parts():
-            room -= part.numel()
-            if room < 0:
-                return parts
-            kept.append(part)
-        return lambda: kept
+    def parts() -> Iterator[Tensor]:
+        for part in scores():
+            best = part.topk(2, 1)
+            yield (best.values[:, :1] - part).scatter(1, best.indices[:, :1], torch.inf)
 
-    def _set_stiffness(self, beta: float) -> None:
-        """Take a stiffness, in every layer that has one."""
-        self.pooling_layer.beta = beta
+    for part in parts():
+        room -= part.numel()
+        if room < 0:
+            return parts
+        kept.append(part)
+    return lambda: kept
 
 
 def check_soft(beta: Any, soft: bool, conserve: bool) -> float | None:
@@ -152,7 +93,7 @@ def check_soft(beta: Any, soft: bool, conserve: bool) -> float | None:
     return beta
 
 
-def stiffness_at(probability: float, behind: Callable[[], Iterable[Tensor]]) -> float:
+def stiffness_at(probability: float, gaps: Callable[[], Iterable[Tensor]]) -> float:
     r"""Find :math:`\beta` with :math:`\mathbb{E}[\max_c P(c|x)]` as given, where :math:`P \propto \exp(-\beta o_c)`.
 
     The mean grows with :math:`\beta`, from 1 / K to 1 (or less, where points lie on boundaries).
@@ -161,7 +102,7 @@ def stiffness_at(probability: float, behind: Callable[[], Iterable[Tensor]]) -> 
     ----------
     probability : float
         Between 1 / K and 1.
-    behind : callable
+    gaps : callable
         Gives batches (M, K) of how much farther away each competitor is than the assigned cluster, at least 0, and
         infinity for that cluster itself; it is called for each guess.
 
@@ -177,7 +118,7 @@ def stiffness_at(probability: float, behind: Callable[[], Iterable[Tensor]]) -> 
     from scipy.optimize import brentq
 
     count, total, ties = 0, 0.0, 0.0
-    for part in behind():
+    for part in gaps():
         count += len(part)
         total += float(part.amin(1).sum(dtype=torch.float64))
         ties += float((1 / (1 + (part == 0).double().sum(1))).sum())
@@ -191,7 +132,7 @@ def stiffness_at(probability: float, behind: Callable[[], Iterable[Tensor]]) -> 
 
     def excess(log_beta: float) -> float:
         beta = math.exp(log_beta)
-        return sum(float(_largest(part, beta).sum()) for part in behind()) / count - probability
+        return sum(float(_largest(part, beta).sum()) for part in gaps()) / count - probability
 
     start = -math.log(total / count)
     low, high, step = start, start, 2.0
@@ -203,11 +144,7 @@ def stiffness_at(probability: float, behind: Callable[[], Iterable[Tensor]]) -> 
     return math.exp(float(brentq(excess, low, high, xtol=1e-12)))
 
 
-def _largest(behind: Tensor, beta: float) -> Tensor:
+def _largest(gaps: Tensor, beta: float) -> Tensor:
     """Largest probabilities (M,)."""
-    others: Tensor = torch.exp(-beta * behind.double()).sum(1)
+    others: Tensor = torch.exp(-beta * gaps.double()).sum(1)
     return 1 / (1 + others)
-
-
-#: Examples that doctest does not see behind a decorator.
-__test__ = {"calibrate": Calibrated.calibrate}

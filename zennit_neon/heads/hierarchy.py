@@ -11,10 +11,10 @@ from torch import Tensor
 from ..functional.competitors import check_beta
 from ..layer.tree import PathEvidence
 from ..utils.arrays import as_matrix
-from ..utils.validation import check_clusters
-from ..utils.validation import whole as whole_number
+from ..utils.validation import check_clusters, check_int
 from .affine import Affine, RowNorm
 from .base import Head
+from .preimages import Preprocessing, coarse_types
 
 __all__ = ["NeuralizedHierarchy"]
 
@@ -72,23 +72,19 @@ class NeuralizedHierarchy(Head):
         labels: Sequence[Any] | None = None,
         feature_names: Sequence[str] | None = None,
     ):
-        super().__init__()
-        self.paths = tuple(
-            tuple((whole_number(split, "paths"), bool(first)) for split, first in path) for path in paths
+        walks = tuple(tuple((check_int(split, "paths"), bool(first)) for split, first in path) for path in paths)
+        centers = as_matrix(centers, "centers", "(2 (K - 1), d)")
+        _check(centers, walks)
+        before = Preprocessing(steps, centers.shape[1], "centers")
+        super().__init__(
+            len(walks), before.n_features, labels=labels, feature_names=feature_names, preprocessing=before
         )
-        self.n_clusters = len(self.paths)
-        self.register_buffer("centers", as_matrix(centers, "centers", "(2 (K - 1), d)"))
-        _check(self.centers, self.paths)
-        self.steps = tuple(steps)
-        whole = self._before(self.steps, self.centers.shape[1], "centers")
-        self._named(labels, feature_names)
+        self.paths = walks
+        self.register_buffer("centers", centers)
         chosen = check_clusters(clusters, self.n_clusters).to(self.centers.device)
-        self.evidence = PathEvidence(*self._pulled_back(self.centers, whole), self.paths, chosen, check_beta(beta))
-
-    @property
-    def evidence_layer(self) -> PathEvidence:
-        """The layer with ``centred``, ``scores`` and ``redistribute``."""
-        return self.evidence
+        parts = before.pull_back(centers, self.feature_names)
+        self.coarse = coarse_types(*parts)
+        self.evidence = PathEvidence(*parts, walks, chosen, check_beta(beta))
 
     def arguments(self) -> dict[str, Any]:
         """What the class has to be called with to make this head again."""

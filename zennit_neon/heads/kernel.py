@@ -11,10 +11,11 @@ from torch import Tensor
 from ..layer.pools import MinPool, SoftMinPool
 from ..layer.support import LogMeanExpPool, SupportContrast, SupportEvidence
 from ..utils.arrays import as_array, as_matrix
-from ..utils.validation import check_clusters, positive
+from ..utils.validation import check_clusters, check_positive
 from .affine import Affine, RowNorm
 from .base import Head
 from .calibration import check_soft
+from .preimages import Preprocessing, coarse_types
 
 __all__ = ["NeuralizedKernelKMeans"]
 
@@ -92,48 +93,39 @@ class NeuralizedKernelKMeans(Head):
         labels: Sequence[Any] | None = None,
         feature_names: Sequence[str] | None = None,
     ):
-        super().__init__()
         sets = _checked_sets(support_vectors)
-        self.gamma = positive(gamma, "gamma")
+        gamma = check_positive(gamma, "gamma")
+        log_weight = _checked_weights(weights, sets)
+        _check_different(sets, log_weight)
+        before = Preprocessing(steps, sets[0].shape[1], "support vectors")
+        super().__init__(len(sets), before.n_features, labels=labels, feature_names=feature_names, preprocessing=before)
+        self.gamma, self.explicit = gamma, explicit
         self.sizes = tuple(len(part) for part in sets)
-        self.n_clusters = len(sets)
-        self.explicit = explicit
         self.register_buffer("support", torch.cat(sets))
-        self.register_buffer("log_weight", _checked_weights(weights, sets))
-        self._check_different()
-        self.steps = tuple(steps)
-        whole = self._before(self.steps, self.support.shape[1], "support vectors")
-        self._named(labels, feature_names)
+        self.register_buffer("log_weight", log_weight)
         chosen = check_clusters(clusters, self.n_clusters).to(self.support.device)
-        parts, mixing, beta = (
-            self._pulled_back(self.support, whole),
-            not whole.diagonal,
-            check_soft(beta, soft, conserve),
-        )
+        parts = before.pull_back(self.support, self.feature_names)
+        self.coarse = coarse_types(*parts)
+        beta = check_soft(beta, soft, conserve)
         if explicit:
-            self.contrast = SupportContrast(*parts, mixing=mixing)
+            self.contrast = SupportContrast(*parts, before.mixing)
             self.own = LogMeanExpPool(self.sizes, self.gamma, chosen, self.log_weight, conserve)
             self.other = LogMeanExpPool(self.sizes, -self.gamma, chosen, self.log_weight, conserve)
             self.pool = SoftMinPool(chosen, True, beta, conserve) if soft else MinPool(chosen, beta)
         own = None if explicit and not soft else beta
         self.evidence = SupportEvidence(
-            *parts, self.sizes, self.gamma, self.log_weight, mixing, chosen, own, soft, conserve
+            *parts, self.sizes, self.gamma, self.log_weight, before.mixing, chosen, own, soft, conserve
         )
 
     @property
     def evidence_layer(self) -> SupportEvidence:
-        """The layer with ``centred``, ``scores`` and ``redistribute``."""
+        """The layer with ``scores`` and ``redistribute``."""
         return self.evidence
 
     @property
     def pooling_layer(self) -> MinPool | SoftMinPool | SupportEvidence:
         """The layer with the stiffness."""
         return self.pool if self.explicit else self.evidence
-
-    def _set_stiffness(self, beta: float) -> None:
-        self.pooling_layer.beta = beta
-        if self.soft:
-            self.evidence.beta = beta
 
     @property
     def width(self) -> int:
@@ -159,7 +151,7 @@ class NeuralizedKernelKMeans(Head):
             "clusters": self.clusters.tolist(),
             "explicit": self.explicit,
             "soft": self.soft,
-            "conserve": self.evidence.conserve,
+            "conserve": self.evidence.pooling.conserve,
             "steps": self.steps,
             "labels": self.labels,
             "feature_names": self.feature_names,
@@ -167,21 +159,23 @@ class NeuralizedKernelKMeans(Head):
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
-        soft = f", soft=True{', conserve=True' if self.evidence.conserve else ''}" if self.soft else ""
+        soft = f", soft=True{', conserve=True' if self.evidence.pooling.conserve else ''}" if self.soft else ""
         return (
             f"n_clusters={self.n_clusters}, support={len(self.support)}, n_features={self.n_features}, "
             f"gamma={self.gamma:g}, beta={self.beta}{soft}"
         )
 
-    def _check_different(self) -> None:
-        """Refuse clusters with the same support vectors and weights: no point could be told apart."""
-        rows = self.support if self.log_weight is None else torch.cat([self.support, self.log_weight[:, None]], 1)
-        known: dict[tuple[Any, ...], int] = {}
-        for k, part in enumerate(rows.split(list(self.sizes))):
-            key = tuple(sorted(map(tuple, part.tolist())))
-            if key in known:
-                raise ValueError(f"clusters {[known[key], k]} have the same support vectors; merge them")
-            known[key] = k
+
+def _check_different(sets: list[Tensor], log_weight: Tensor | None) -> None:
+    """Refuse clusters with the same support vectors and weights: no point could be told apart."""
+    rows = torch.cat(sets)
+    rows = rows if log_weight is None else torch.cat([rows, log_weight[:, None]], 1)
+    known: dict[tuple[Any, ...], int] = {}
+    for k, part in enumerate(rows.split([len(part) for part in sets])):
+        key = tuple(sorted(map(tuple, part.tolist())))
+        if key in known:
+            raise ValueError(f"clusters {[known[key], k]} have the same support vectors; merge them")
+        known[key] = k
 
 
 def _checked_sets(support_vectors: Any) -> list[Tensor]:

@@ -13,7 +13,7 @@ from ..utils.validation import check_clusters
 from .affine import Affine, RowNorm
 from .base import Head
 from .calibration import check_soft
-from .preimages import check_centroids
+from .preimages import Preprocessing, check_centroids, coarse_types
 
 __all__ = ["NeuralizedKMeans"]
 
@@ -60,6 +60,7 @@ class NeuralizedKMeans(Head):
 
     Examples
     --------
+    >>> import torch
     >>> head = NeuralizedKMeans([[0.0, 0.0], [2.0, 0.0], [1.0, 6.0]])
     >>> head(torch.tensor([[0.5, 0.0], [2.0, 1.0]]))
     tensor([[  2.,  -2., -36.],
@@ -81,39 +82,40 @@ class NeuralizedKMeans(Head):
         labels: Sequence[Any] | None = None,
         feature_names: Sequence[str] | None = None,
     ):
-        super().__init__()
-        self.register_buffer("centroids", check_centroids(centroids))
-        self.n_clusters = len(self.centroids)
+        centroids = check_centroids(centroids)
+        before = Preprocessing(steps, centroids.shape[1], "centroids")
+        super().__init__(
+            len(centroids), before.n_features, labels=labels, feature_names=feature_names, preprocessing=before
+        )
+        self.register_buffer("centroids", centroids)
         self.explicit = explicit
-        self.steps = tuple(steps)
-        whole = self._before(self.steps, self.centroids.shape[1], "centroids")
-        self._named(labels, feature_names)
         beta = check_soft(beta, soft, conserve)
         chosen = check_clusters(clusters, self.n_clusters)
-        parts = (*self._pulled_back(self.centroids, whole), not whole.diagonal, chosen, soft)
+        parts = before.pull_back(centroids, self.feature_names)
+        self.coarse = coarse_types(*parts)
         if explicit:
-            self.contrast = CentroidContrast(*parts, beta=beta if soft else None, conserve=conserve)
+            own = beta if soft else None
+            self.contrast = CentroidContrast(*parts, before.mixing, chosen, soft, own, conserve)
             self.pool = SoftMinPool(chosen, conserve=conserve) if soft else MinPool(chosen, beta)
         else:
-            self.evidence = CentroidEvidence(*parts, beta=beta, conserve=conserve)
+            self.evidence = CentroidEvidence(*parts, before.mixing, chosen, soft, beta, conserve)
 
     @property
-    def evidence_layer(self) -> CentroidContrast | CentroidEvidence:
-        """The layer with ``centred``, ``scores`` and ``redistribute``."""
-        return self.contrast if self.explicit else self.evidence
+    def evidence_layer(self) -> CentroidEvidence:
+        """The layer with ``scores`` and ``redistribute``."""
+        layer = self.contrast.evidence if self.explicit else self.evidence
+        assert isinstance(layer, CentroidEvidence)
+        return layer
 
     @property
     def pooling_layer(self) -> MinPool | SoftMinPool | CentroidEvidence:
-        """The layer with the stiffness."""
+        """The layer with the stiffness of min-take-most."""
         return self.pool if self.explicit else self.evidence
 
-    @property
-    def beta(self) -> float | None:
-        """Stiffness of min-take-most, or of the soft clustering; None as long as it is neither given nor calibrated."""
-        return self.evidence_layer.beta if self.soft else self.pooling_layer.beta
-
-    def _set_stiffness(self, beta: float) -> None:
-        (self.evidence_layer if self.soft else self.pooling_layer).beta = beta
+    def network(self, points: Tensor) -> Tensor:
+        """Evidence of points that have passed the row norm."""
+        evidence: Tensor = self.pool(self.contrast(points)) if self.explicit else self.evidence(points)
+        return evidence
 
     def arguments(self) -> dict[str, Any]:
         """What the class has to be called with to make this head again."""
@@ -123,7 +125,7 @@ class NeuralizedKMeans(Head):
             "clusters": self.clusters.tolist(),
             "explicit": self.explicit,
             "soft": self.soft,
-            "conserve": self.evidence_layer.conserve,
+            "conserve": self.evidence_layer.pooling.conserve,
             "steps": self.steps,
             "labels": self.labels,
             "feature_names": self.feature_names,
@@ -131,5 +133,5 @@ class NeuralizedKMeans(Head):
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
-        soft = f", soft=True{', conserve=True' if self.evidence_layer.conserve else ''}" if self.soft else ""
+        soft = f", soft=True{', conserve=True' if self.evidence_layer.pooling.conserve else ''}" if self.soft else ""
         return f"n_clusters={self.n_clusters}, n_features={self.n_features}, beta={self.beta}{soft}"

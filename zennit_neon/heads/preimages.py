@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ..exceptions import PrecisionError
 from ..layer.activations import UnitNorm
 from ..utils.arrays import as_matrix
-from .affine import Affine, RowNorm
+from .affine import Affine, RowNorm, check_steps, combine
 
-__all__ = ["check_centroids", "coarse_column", "norm_layer", "pull_back", "too_coarse"]
+__all__ = ["Preprocessing", "check_centroids", "coarse_types", "pull_back", "too_coarse"]
 
 #: Share of the distance between clusters by which rounding of a center may move it.
 HARMLESS = 0.25
@@ -23,6 +23,47 @@ TELLING = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 #: Rows that are looked at when a head checks itself.
 LOOKED_AT = 256
+
+
+class Preprocessing:
+    """The steps before a clustering, as its head takes them into account: a row norm, then one affine map.
+
+    Parameters
+    ----------
+    steps : iterable of Affine and RowNorm
+        In the order in which they are applied.
+    width : int
+        Number of features that were clustered.
+    what : str
+        What has so many features, for messages: "centroids".
+
+    Raises
+    ------
+    TypeError, ValueError
+        If steps are something else, or give another number of features, or have two different row norms.
+    """
+
+    def __init__(self, steps: Iterable[Affine | RowNorm], width: int, what: str):
+        self.steps = check_steps(steps)
+        before, norm, after = combine(self.steps, width)
+        if after.out_features != width:
+            raise ValueError(f"steps give {after.out_features} features, but the {what} have {width}")
+        before, self.norm = _norm_layer(before, norm)
+        self.affine = after if before is None else before.then(after)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of the input."""
+        return self.affine.in_features
+
+    @property
+    def mixing(self) -> bool:
+        """Whether features mix between the input and the clusters."""
+        return not self.affine.diagonal
+
+    def pull_back(self, centroids: Tensor, names: Sequence[str] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Center, weight and root of the first layer on the input: see :func:`pull_back`."""
+        return pull_back(centroids, self.affine, names)
 
 
 def check_centroids(centroids: Any) -> Tensor:
@@ -40,8 +81,8 @@ def check_centroids(centroids: Any) -> Tensor:
     return values
 
 
-def norm_layer(before: Affine | None, norm: RowNorm | None) -> tuple[Affine | None, nn.Module]:
-    """The layer of a row norm behind a map, and this map as it is then seen from the norm."""
+def _norm_layer(before: Affine | None, norm: RowNorm | None) -> tuple[Affine | None, nn.Module]:
+    """The layer of a row norm after a map, and what is left of the map before the norm."""
     if norm is None:
         return before, nn.Identity()
     if before is None:
@@ -95,6 +136,12 @@ def too_coarse(
     size = float(root[:, column].abs().max())
     vanishing = abs(float(center[column])) * torch.finfo(dtype).eps < size
     return PrecisionError(column, float(center[column]), dtype, names, vanishing)
+
+
+def coarse_types(center: Tensor, weight: Tensor, root: Tensor) -> dict[torch.dtype, int]:
+    """Types in which inputs are too coarse to tell the clusters apart, and the feature that is to blame."""
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    return {kind: found for kind in kinds if (found := coarse_column(center, weight, root, kind)) is not None}
 
 
 def coarse_column(center: Tensor, weight: Tensor, root: Tensor, dtype: torch.dtype) -> int | None:

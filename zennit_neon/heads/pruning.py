@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..functional.competitors import stiffness
+from ..layer.base import EvidenceLayer, Prepared
 from ..utils.model_state import exact
 from ..utils.tables import Table
 from .kernel import NeuralizedKernelKMeans
@@ -21,7 +22,7 @@ class Pruned(NamedTuple):
 
     #: The smaller network.
     head: NeuralizedKernelKMeans
-    #: (N,): the evidence of no cluster differs by more from that of the whole network.
+    #: (N,): the evidence of no cluster differs by more from that of the full network.
     evidence_error: Tensor
     #: (N,): how much the relevance of the assigned cluster differs, the sum of absolute differences over features.
     relevance_error: Tensor
@@ -33,7 +34,7 @@ def prune(head: NeuralizedKernelKMeans, X: Any, tolerance: float = 1e-3, *, expl
     For each point, and in each cluster, the support vectors with the largest shares
     :math:`q_j = \mathrm{softmax}_j(\log \pi_j - \gamma o_j)` are kept until what is left shares no more than
     ``tolerance``. The neurons of the explicit network grow with the square of the support vectors, so a network that
-    is pruned for one point can be built, and looked into, where the whole one cannot.
+    is pruned for one point can be built, and looked into, where the full one cannot.
 
     Parameters
     ----------
@@ -83,21 +84,22 @@ def prune(head: NeuralizedKernelKMeans, X: Any, tolerance: float = 1e-3, *, expl
     kept = torch.zeros(sum(sizes), dtype=torch.bool, device=head.support.device)
     evidence = []
     with exact(), torch.no_grad():
-        for _, scores, shares in _batches(head, table):
-            evidence.append(layer.pool_competitors(scores).pooled)
-            kept |= torch.cat([_needed(part, tolerance) for part in shares.split(sizes, 1)], 1).any(0)
+        for _, prepared in _batches(head, table):
+            evidence.append(layer.pool_competitors(prepared.scores).evidence)
+            assert prepared.shares is not None
+            kept |= torch.cat([_needed(part, tolerance) for part in prepared.shares.split(sizes, 1)], 1).any(0)
         beta = head.beta if head.beta is not None else stiffness(evidence)
         pruned = _reduced(head, kept, beta, head.explicit if explicit is None else explicit)
         errors = [_errors(head, pruned, *batch, kept) for batch in _batches(head, table)]
     return Pruned(pruned, *(torch.cat(parts) for parts in zip(*errors, strict=True)))
 
 
-def _batches(head: NeuralizedKernelKMeans, table: Table) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of points, scores and shares."""
+def _batches(head: NeuralizedKernelKMeans, table: Table) -> Iterator[tuple[Tensor, Prepared]]:
+    """Batches of X, with scores and shares."""
     for place, x in table.batches(table.batch_size(head.width), False, "", head.support):
-        points = head.rows(x)
-        scores = table.check(place, head.evidence_layer.scores(points))
-        yield x, scores, head.evidence_layer.shares(points)
+        prepared = head.evidence_layer.prepare(head.rows(x))
+        table.check(place, prepared.scores)
+        yield x, prepared
 
 
 def _needed(shares: Tensor, tolerance: float) -> Tensor:
@@ -125,20 +127,21 @@ def _errors(
     head: NeuralizedKernelKMeans,
     pruned: NeuralizedKernelKMeans,
     x: Tensor,
-    scores: Tensor,
-    shares: Tensor,
+    prepared: Prepared,
     kept: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Bound on the error of evidence, and the difference of relevance."""
-    lost = torch.stack([part.sum(1) for part in (shares.double() * ~kept).split(list(head.sizes), 1)], 1)
+    assert prepared.shares is not None
+    lost = torch.stack([part.sum(1) for part in (prepared.shares.double() * ~kept).split(list(head.sizes), 1)], 1)
     growth = -torch.log1p(-lost) / head.gamma * (head.evidence_layer.stiffness if head.soft else 1.0)
-    cluster = scores.argmax(1)
-    whole, smaller = (_relevance(part, x, cluster, pruned.beta) for part in (head, pruned))
-    return growth.amax(1), (smaller - whole).abs().sum(1)
+    cluster = prepared.scores.argmax(1)
+    layer = pruned.evidence_layer
+    before = _relevance(head.evidence_layer, prepared, cluster, pruned.beta)
+    after = _relevance(layer, layer.prepare(pruned.rows(x)), cluster, pruned.beta)
+    return growth.amax(1), (after - before).abs().sum(1)
 
 
-def _relevance(head: NeuralizedKernelKMeans, x: Tensor, cluster: Tensor, beta: float | None) -> Tensor:
+def _relevance(layer: EvidenceLayer, prepared: Prepared, cluster: Tensor, beta: float | None) -> Tensor:
     """Relevance of points for one cluster each."""
-    layer, points = head.evidence_layer, head.rows(x)
-    passed = layer.coefficients(layer.pool_competitors(layer.scores(points), cluster), beta)
-    return layer.redistribute(points, passed, cluster)
+    passed = layer.coefficients_for(prepared.scores, cluster, beta=beta).coefficients
+    return layer.relevance(prepared, passed, cluster)

@@ -11,7 +11,7 @@ from ..utils.arrays import Array
 from ..utils.labels import NOISE, named, place_of, positions
 from ..utils.model_state import say
 from ..utils.tables import Table
-from ..utils.validation import real
+from ..utils.validation import check_real
 from .base import Head
 
 __all__ = ["asked_of", "check_fidelity", "labels_of", "leave_out", "named_clusters"]
@@ -50,7 +50,7 @@ def leave_out(points: Array | None, relevance: Tensor, evidence: Tensor, own: Te
 
 def check_fidelity(head: Head, least: float) -> None:
     """Warn if a head gives back few of the labels that it stands for."""
-    if not 0 <= real(least, "min_fidelity", "a number from 0 to 1") <= 1:
+    if not 0 <= check_real(least, "min_fidelity", "a number from 0 to 1") <= 1:
         raise ValueError(f"min_fidelity must be a number from 0 to 1, got {least!r}")
     complaint = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
     if complaint is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..functional.competitors import check_beta
 from ..layer.logits import LogitContrast, LogitEvidence
 from ..layer.pools import MinPool, SoftMinPool
-from ..utils.validation import check_clusters, real
+from ..utils.validation import check_clusters, check_real
 from .base import Head
 
 __all__ = ["NeuralizedSoftmax"]
@@ -85,15 +85,12 @@ class NeuralizedSoftmax(Head):
         labels: Sequence[Any] | None = None,
         feature_names: Sequence[str] | None = None,
     ):
-        super().__init__()
         weight, bias = _checked_linear(linear)
-        self.n_clusters, self.n_features = weight.shape
+        super().__init__(*weight.shape, labels=labels, feature_names=feature_names)
         self.threshold = _checked_threshold(threshold)
         self.explicit = explicit
-        self._named(labels, feature_names)
         if self.threshold is not None and beta is not None:
             raise ValueError(f"beta is for the relative form; with a threshold the pool is soft, got beta={beta}")
-        self.norm = nn.Identity()
         shift = None
         if self.threshold is not None:
             shift = math.log((1 - self.threshold) / self.threshold) - math.log(self.n_clusters - 1)
@@ -106,14 +103,21 @@ class NeuralizedSoftmax(Head):
             self.evidence = LogitEvidence(weight, bias, chosen, shift, beta)
 
     @property
-    def evidence_layer(self) -> LogitContrast | LogitEvidence:
-        """The layer with ``centred``, ``scores`` and ``redistribute``."""
-        return self.contrast if self.explicit else self.evidence
+    def evidence_layer(self) -> LogitEvidence:
+        """The layer with ``scores`` and ``redistribute``."""
+        layer = self.contrast.evidence if self.explicit else self.evidence
+        assert isinstance(layer, LogitEvidence)
+        return layer
 
     @property
     def pooling_layer(self) -> MinPool | SoftMinPool | LogitEvidence:
         """The layer with the stiffness, in the relative form."""
         return self.pool if self.explicit else self.evidence
+
+    def network(self, points: Tensor) -> Tensor:
+        """Evidence of points."""
+        evidence: Tensor = self.pool(self.contrast(points)) if self.explicit else self.evidence(points)
+        return evidence
 
     def arguments(self) -> dict[str, Any]:
         """What the class has to be called with to make this head again."""
@@ -172,7 +176,7 @@ class NeuralizedSoftmax(Head):
 def _checked_threshold(threshold: Any) -> float | None:
     if threshold is None:
         return None
-    value = real(threshold, "threshold", "a probability between 0 and 1")
+    value = check_real(threshold, "threshold", "a probability between 0 and 1")
     if not 0 < value < 1:
         raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold!r}")
     return value

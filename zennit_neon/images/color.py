@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.arrays import Array
+
 if TYPE_CHECKING:
     pass
 
 
 __all__ = ["as_maps", "as_image", "check_same_size", "colors", "overlay"]
-
-Array = np.ndarray[Any, Any]
 
 #: Share of the pixels of a map that a robust limit leaves within its colours.
 ROBUST = 0.995

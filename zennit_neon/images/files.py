@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.arrays import Array
+
 if TYPE_CHECKING:
     from os import PathLike
 
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["is_whole", "read_image", "save_image"]
-
-Array = np.ndarray[Any, Any]
 
 #: Pixels of an image at most; Pillow reads no larger ones.
 MOST_PIXELS = 2**27

@@ -12,12 +12,11 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+from ..utils.arrays import Array
 from .color import as_image, as_maps, check_same_size, colors, overlay
 from .files import is_whole
 
 __all__ = ["heatmaps"]
-
-Array = np.ndarray[Any, Any]
 
 
 def heatmaps(

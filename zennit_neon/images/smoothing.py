@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["smoothed"]
-
-Array = np.ndarray[Any, Any]
 
 #: Standard deviations from which on a smoothed map is its mean, in sides of the map.
 FLAT = 10.0

@@ -1,199 +1,143 @@
-"""What layers have in common that know the scores of all clusters: how these compete, and what they weigh."""
+"""The layer that a neuralised clustering is built around: scores of all clusters, and their relevance."""
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .. import functional
-from ..functional.soft import conserved_coefficients, soft_coefficients, soft_evidence, soft_pool_competitors
+from ..functional.competitors import PooledCompetitors, competitor_index, quotient
+from .pooling import Pooling
 
-__all__ = ["Centroids", "Scored", "Stiff", "is_split", "less"]
+__all__ = ["Coefficients", "EvidenceLayer", "Prepared", "is_split", "less"]
 
 
-class Stiff(nn.Module):
-    """A layer that pools over competitors and knows the stiffness of its rule.
+class Prepared(NamedTuple):
+    """Points, and what is computed of them once for all that is asked."""
 
-    ``beta`` is state of the module (it travels with ``state_dict`` and pickle) but not a buffer: a half-precision
-    copy of the model must not round it to 0.
+    #: (M, d) or (N, d, ...), as the layer computes with them.
+    points: Tensor
+    #: What competes: scores (M, K) of the clusters, or activations (M, K - 1) of the splits of a tree.
+    scores: Tensor
+    #: (M, P): what a layer of its own needs for relevance, as the share of each support vector in its cluster.
+    shares: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Prepared:
+        """The same for some of the points, in any order."""
+        return Prepared(*(None if part is None else part[index] for part in self))  # type: ignore[arg-type]
+
+
+class Coefficients(NamedTuple):
+    """What is redistributed to the features of M points, and for what."""
+
+    #: (M, K)
+    coefficients: Tensor
+    #: (M,): evidence of the explained cluster, or the activation against one competitor.
+    evidence: Tensor
+    #: (M,) int64: the explained cluster.
+    cluster: Tensor
+
+
+class EvidenceLayer(nn.Module, ABC):
+    """Evidence of all clusters in one layer: ``(N, d, ...)`` to ``(N, C, ...)`` for the C clusters of interest.
+
+    A clustering of one's own has to bring two methods:
+
+    - :meth:`scores`: one number for each cluster, of which evidence is a difference;
+    - :meth:`redistribute`: from coefficients of the scores to relevance of the features.
+
+    Everything else has defaults: clusters compete by hard pooling, points are computed with as they come (half types in
+    float32, less ``center``), and whatever holds for some layers only (linear units) is refused with a reason. Register
+    what the layer computes with as buffers. Zennit's ``Neon``, ``explain``, ``ClusterGradient`` and Captum's methods
+    then know the layer; see the how-to "Bring your own clustering".
+
+    Parameters
+    ----------
+    n_clusters : int
+    clusters : Tensor of int64, shape (C,), optional
+        Clusters of interest: the outputs, in this order; all if not given.
+    beta : float, optional
+        Stiffness of min-take-most (Eq. 2, paper 1), or of a soft clustering.
+    center : Tensor, shape (d,), optional
+        Subtracted from points first, so that data far from zero cost no digits. The layer then computes in coordinates
+        around it.
+    pooling : Pooling, optional
+        How clusters compete; the nearest competitor decides if not given.
     """
 
-    def __init__(self, beta: float | None = None):
-        super().__init__()
-        self.beta = beta
-
-    def get_extra_state(self) -> dict[str, float | None]:
-        """The stiffness, which a state dict brings along."""
-        return {"beta": self.beta}
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take the stiffness of a state dict."""
-        self.beta = state["beta"]
-
-
-class Scored(nn.Module):
-    """A layer that knows the scores of all clusters, and how they compete.
-
-    Hard pooling takes the nearest competitor (Prop. 1 and 6, paper 1), soft pooling all of them (Prop. 7). ``shift``
-    is the constant that soft pooling adds to every neuron. Soft pools dissipate relevance (paper 1), or conserve it
-    (Eq. 9, paper 2) if ``conserve`` is set.
-    """
-
-    soft = False
-    conserve = False
-    shift = 0.0
-    #: Whether relevance of the input sums to evidence: no biases, nothing dissipated.
-    conserves = True
-    weight: Tensor
     clusters: Tensor
-
-    @property
-    def n_clusters(self) -> int:
-        """Number of clusters."""
-        return len(self.weight)
-
-    def evidence(self, scores: Tensor) -> Tensor:
-        """Evidence (N, K, ...) from scores."""
-        return soft_evidence(scores, self.threshold) if self.soft else functional.evidence(scores)
-
-    @property
-    def threshold(self) -> float:
-        """What soft pooling adds to the logit of a probability: 0 for 1/2."""
-        return 0.0 if self.conserve else self.shift + math.log(self.n_clusters - 1)
-
-    def pool_competitors(self, scores: Tensor, cluster: Tensor | None = None) -> functional.PooledCompetitors:
-        """Scores (M, K) of points, pooled for one cluster each."""
-        if not self.soft:
-            return functional.pool_competitors(scores, cluster)
-        return soft_pool_competitors(scores, cluster, self.threshold)
-
-    def coefficients(
-        self, contest: functional.PooledCompetitors, beta: float | None, relevance: Tensor | None = None
-    ) -> Tensor:
-        """Coefficients (M, K) of the rule for the layer below; soft pooling needs no stiffness."""
-        if self.soft:
-            return (conserved_coefficients if self.conserve else soft_coefficients)(contest, relevance)
-        assert beta is not None
-        return functional.coefficients(contest, beta, relevance)
-
-    def contrast_coefficients(
-        self, scores: Tensor, competitor: int, cluster: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Coefficients, activation and cluster where one competitor alone counts."""
-        self.check_competitor(competitor)
-        return functional.contrast_coefficients(scores, competitor, cluster)
-
-    def check_competitor(self, competitor: int) -> None:
-        """``ValueError`` if there is no such cluster."""
-        if not 0 <= competitor < self.n_clusters:
-            raise ValueError(f"competitor must be from 0 to {self.n_clusters - 1}, got {competitor}")
-
-    def select_competitor(self, passed: Tensor, competitor: int, cluster: Tensor) -> Tensor:
-        """The part of coefficients that belongs to one competitor; none where it is the explained cluster."""
-        part = passed[:, competitor] * (cluster != competitor)
-        alone = torch.zeros_like(passed)
-        alone[:, competitor] = part
-        return alone.scatter_add_(1, cluster[:, None], -part[:, None])
-
-    def relevance_by_competitor(self, passed: Tensor, scores: Tensor, cluster: Tensor, shift: float = 0.0) -> Tensor:
-        """Relevance (M, K) through each competitor: coefficient times activation."""
-        own = cluster[:, None]
-        return passed * (scores.gather(1, own) - scores + shift).scatter(1, own, 0)
-
-    def pool_units(self, units: Tensor) -> Tensor:
-        """Scores (N, K) from the linear units (N, P) below them: the same where a cluster has one unit."""
-        return units
-
-    def unit_coefficients(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Coefficients (M, P) of the linear units, and the part that is the own cluster's where features mix."""
-        return coefficients, None
-
-    def linear_units(self) -> tuple[Tensor, Tensor]:
-        """Weight (P, d) and bias (P,) of the linear units, in float64 and the coordinates of the layer's input.
-
-        A neuron of the first layer is the difference of two of them.
-        """
-        raise TypeError(f"{type(self).__name__} has no linear layer that compares clusters")
+    center: Tensor | None
 
     #: Whether the constant of soft pooling belongs to the bias of the neurons.
     shift_in_bias = False
 
-    @property
-    def max_cluster_units(self) -> int:
-        """Linear units of a cluster, at most."""
-        return 1
-
-    def relevance_of_pairs(
-        self, centred: Tensor, scores: Tensor, passed: Tensor, cluster: int, shift: float
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Relevance of the neurons of one cluster, from coefficients (M, K) of points with their scores (M, K).
-
-        Yields
-        ------
-        unit : int
-            Linear unit of the cluster.
-        others : Tensor of int64, shape (Q,)
-            Units that it is compared with.
-        relevance : Tensor, shape (M, Q)
-        """
-        others = functional.competitor_index(self.n_clusters, torch.tensor([cluster], device=scores.device))[0]
-        yield cluster, others, passed[:, others] * (scores[:, cluster, None] - scores[:, others] + shift)
-
-    def select_clusters(self, evidence: Tensor) -> Tensor:
-        """Evidence of the clusters of interest."""
-        return evidence.index_select(1, self.clusters)
-
-
-class Centroids(Scored, Stiff):
-    """Weights and roots of the first layer, in centred coordinates (see :func:`zennit_neon.functional.scores`)."""
-
-    center: Tensor
-    root: Tensor
-
-    def _store(
+    def __init__(
         self,
-        center: Tensor,
-        weight: Tensor,
-        root: Tensor,
-        mixing: bool,
-        clusters: Tensor | None,
-        soft: bool,
-        conserve: bool = False,
-    ) -> None:
-        if clusters is None:
-            clusters = torch.arange(len(weight))
-        self.mixing = mixing
+        n_clusters: int,
+        clusters: Tensor | None = None,
+        beta: float | None = None,
+        *,
+        center: Tensor | None = None,
+        pooling: Pooling | None = None,
+    ):
+        super().__init__()
+        self.n_clusters, self.beta = n_clusters, beta
+        self.pooling = Pooling(n_clusters) if pooling is None else pooling
         self.register_buffer("center", center)
-        self.register_buffer("weight", weight)
-        self.register_buffer("root", root)
-        self.register_buffer("clusters", clusters)
-        self.split = is_split(center)
-        if soft:
-            self.soft, self.conserve, self.conserves = True, conserve, conserve
-            self.shift = 0.0 if conserve else -math.log(self.n_clusters - 1)
+        self.register_buffer("clusters", torch.arange(n_clusters) if clusters is None else clusters)
+        self._split = center is not None and is_split(center)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As for any module, but a center that is not to be rounded keeps its digits when the model is cast."""
-        center = self.center
-        super()._apply(fn, recurse)
-        if self.split and self.center.dtype != center.dtype:
-            self.center = center.to(self.center.device)
-        return self
+    @abstractmethod
+    def scores(self, points: Tensor) -> Tensor:
+        """Scores of all clusters: (N, d, ...) to (N, K, ...), in the precision of the points.
 
-    def set_extra_state(self, state: Any) -> None:
-        """Take the stiffness of a state dict; its center is here already."""
-        super().set_extra_state(state)
-        self.split = is_split(self.center)
+        Evidence is the score of a cluster less the largest other one, so the largest score is that of the assigned
+        cluster. Points are those that :meth:`centred` returns.
+        """
+
+    @abstractmethod
+    def redistribute(self, points: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
+        r"""Relevance (M, d) of points (M, d) from coefficients :math:`a` (M, K) of the scores.
+
+        Rows of coefficients sum to zero, and relevance sums over features to :math:`-\sum_k a_k s_k`, if the layer
+        conserves. ``cluster`` (M,) is the explained one, and ``out`` (M, d) may be used for the result.
+        """
 
     def centred(self, x: Tensor) -> Tensor:
-        """Points in the coordinates and the precision in which the layer computes; half types become float32."""
+        """Points as the layer computes with them: less the center, in their precision; half types become float32."""
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
-        return less(x, self.center, self.split)
+        return x if self.center is None else less(x, self.center, self._split)
+
+    def prepare(self, points: Tensor) -> Prepared:
+        """Points with what competes on them, and what :meth:`relevance` needs again."""
+        return Prepared(points, self.scores(points))
+
+    def relevance(self, prepared: Prepared, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
+        """:meth:`redistribute` for prepared points, of which nothing is computed twice."""
+        return self.redistribute(prepared.points, coefficients, cluster, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evidence of the clusters of interest."""
+        return self.evidence(self.prepare(self.centred(x)).scores).index_select(1, self.clusters)
+
+    @property
+    def conserves(self) -> bool:
+        """Whether relevance of the input sums to evidence: no biases, nothing dissipated."""
+        return self.pooling.conserve or not self.pooling.soft
+
+    @property
+    def soft(self) -> bool:
+        """Whether all competitors are pooled."""
+        return self.pooling.soft
+
+    @property
+    def shift(self) -> float:
+        """The constant that soft pooling adds to every neuron."""
+        return self.pooling.shift
 
     @property
     def stiffness(self) -> float:
@@ -211,44 +155,135 @@ class Centroids(Scored, Stiff):
             )
         return self.beta
 
-    def scores(self, centred: Tensor) -> Tensor:
-        """Scores of all clusters, of which evidence is a difference: (N, d, ...) to (N, K, ...)."""
-        scores = self.unscaled_scores(centred)
-        return scores * self.stiffness if self.soft else scores
+    # How clusters compete, as their pooling has it.
 
-    def unscaled_scores(self, centred: Tensor) -> Tensor:
-        """Scores as differences of distances, before the stiffness of a soft clustering."""
-        return functional.scores(centred, self.weight.to(centred), self.root.to(centred))
+    def evidence(self, scores: Tensor) -> Tensor:
+        """Evidence (N, K, ...) from what competes."""
+        return self.pooling.evidence(scores)
+
+    def pool_competitors(self, scores: Tensor, cluster: Tensor | None = None) -> PooledCompetitors:
+        """What competes, pooled for one cluster of each point."""
+        return self.pooling.pool_competitors(scores, cluster)
+
+    def coefficients(self, pooled: PooledCompetitors, beta: float | None, relevance: Tensor | None = None) -> Tensor:
+        """Coefficients (M, K) for :meth:`redistribute`."""
+        return self.pooling.coefficients(pooled, beta, relevance)
+
+    def contrast_coefficients(
+        self, scores: Tensor, competitor: int, cluster: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients, activation and cluster where one competitor alone counts."""
+        return self.pooling.contrast_coefficients(scores, competitor, cluster)
+
+    def coefficients_for(
+        self,
+        scores: Tensor,
+        cluster: Tensor | None = None,
+        *,
+        beta: float | None = None,
+        competitor: int | None = None,
+        relevance: Tensor | None = None,
+    ) -> Coefficients:
+        """Coefficients that explain one cluster of each point, against all competitors or against one.
+
+        Parameters
+        ----------
+        scores : Tensor, shape (M, K)
+            What competes.
+        cluster : Tensor of int64, shape (M,), optional
+            The assigned cluster if not given.
+        beta : float, optional
+            Stiffness; not needed against one competitor, or by soft pooling.
+        competitor : int, optional
+            All relevance flows through this one; none where it is the explained cluster itself.
+        relevance : Tensor, shape (M,), optional
+            What to distribute; the evidence if not given.
+        """
+        if competitor is None:
+            pooled = self.pool_competitors(scores, cluster)
+            passed = self.coefficients(pooled, beta, relevance)
+            return Coefficients(passed, pooled.evidence[:, 0], pooled.cluster[:, 0])
+        passed, contrast, cluster = self.contrast_coefficients(scores, competitor, cluster)
+        if relevance is not None:
+            passed = passed * quotient(relevance, contrast)[:, None]
+        return Coefficients(passed, contrast, cluster)
+
+    def select_competitor(self, coefficients: Tensor, competitor: int, cluster: Tensor) -> Tensor:
+        """The part of coefficients (M, K) that belongs to one competitor."""
+        return self.pooling.select_competitor(coefficients, competitor, cluster)
+
+    def relevance_by_competitor(
+        self, coefficients: Tensor, scores: Tensor, cluster: Tensor, shift: float = 0.0
+    ) -> Tensor:
+        """Relevance (M, K) through each competitor."""
+        return self.pooling.relevance_by_competitor(coefficients, scores, cluster, shift)
+
+    # Abilities of layers whose scores are pooled from linear units: rules on these units, and words of texts.
 
     def linear_units(self) -> tuple[Tensor, Tensor]:
-        """Weight (P, d) and bias (P,) of the linear units, in float64 and the coordinates of the layer's input."""
-        scale = self.stiffness if self.soft else 1.0
-        weight, root = self.weight.double(), self.root.double() + 2 * self.center.double()
-        return 2 * scale * weight, -scale * (weight * root).sum(1)
+        """Weight (P, d) and bias (P,) of the linear units, in float64 and the coordinates of the layer's input.
+
+        A neuron of the first layer is the difference of two of them.
+        """
+        raise self._without_units()
 
     def pool_units(self, units: Tensor) -> Tensor:
-        r"""Scores (N, K) from linear units (N, P), :math:`2 v_m \cdot x - v_m \cdot \rho_m`."""
-        return units * self.stiffness if self.soft else units
+        """What competes, from the linear units (N, P)."""
+        raise self._without_units()
 
     def unit_coefficients(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
-        r"""Coefficients :math:`a` (M, P) of the linear units, and the part :math:`b` (M, P) that is the cluster's own.
+        """Coefficients (M, P) of the linear units, and the part that is the own cluster's where features mix."""
+        raise self._without_units()
 
-        With them, :meth:`redistribute` is, feature by feature,
-        :math:`R = a (v \odot \rho) - 2 x \odot a v + (b \rho) \odot (a v) - (b v) \odot (a \rho)`; the last two terms
-        are 0, and :math:`b` is None, where features do not mix between input and clusters.
+    def _without_units(self) -> TypeError:
+        return TypeError(
+            f"{type(self).__name__} has no linear units to compare clusters by, which rules for linear layers "
+            "(head_rule) and explanations of words work on"
+        )
+
+    @property
+    def max_cluster_units(self) -> int:
+        """Linear units of a cluster, at most."""
+        return 1
+
+    def relevance_of_pairs(
+        self, points: Tensor, scores: Tensor, coefficients: Tensor, cluster: int, shift: float
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Relevance of the neurons of one cluster, from coefficients (M, K) of points with their scores (M, K).
+
+        Yields
+        ------
+        unit : int
+            Linear unit of the cluster.
+        others : Tensor of int64, shape (Q,)
+            Units that it is compared with.
+        relevance : Tensor, shape (M, Q)
         """
-        own = nn.functional.one_hot(cluster, len(self.weight)).to(units) if self.mixing else None
-        return (coefficients * self.stiffness if self.soft else coefficients), own
+        others = competitor_index(self.n_clusters, torch.tensor([cluster], device=scores.device))[0]
+        yield cluster, others, coefficients[:, others] * (scores[:, cluster, None] - scores[:, others] + shift)
 
-    def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
-        """Relevance of points (M, d), from coefficients (M, K) for the explained cluster (M,) of each."""
-        weight, root = self.weight.to(centred), self.root.to(centred)
-        coefficients = coefficients * self.stiffness if self.soft else coefficients
-        return functional.redistribute(centred, coefficients, weight, root, cluster if self.mixing else None, out)
+    # State: the stiffness is no buffer, as a half-precision copy of the model must not round it to 0.
+
+    def get_extra_state(self) -> dict[str, float | None]:
+        """The stiffness, which a state dict brings along."""
+        return {"beta": self.beta}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the stiffness of a state dict; its center is here already."""
+        self.beta = state["beta"]
+        self._split = self.center is not None and is_split(self.center)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As for any module, but a center that is not to be rounded keeps its digits when the model is cast."""
+        center = self.center
+        super()._apply(fn, recurse)
+        if center is not None and self.center is not None and self._split and self.center.dtype != center.dtype:
+            self.center = center.to(self.center.device)
+        return self
 
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
-        return f"n_clusters={self.n_clusters}, n_features={self.weight.shape[1]}, outputs={len(self.clusters)}"
+        return f"n_clusters={self.n_clusters}, outputs={len(self.clusters)}"
 
 
 def is_split(center: Tensor) -> bool:

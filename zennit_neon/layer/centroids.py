@@ -6,16 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .base import Centroids
+from .base import EvidenceLayer
+from .contrast import ContrastLayer
+from .pooling import SoftPooling
 
 __all__ = ["CentroidContrast", "CentroidDistance", "CentroidEvidence"]
 
 
-class CentroidContrast(Centroids):
-    r"""Detection layer of neuralised k-means with every neuron explicit (Prop. 1, paper 1).
+class CentroidEvidence(EvidenceLayer):
+    r"""Both layers of neuralised k-means in one, with the evidence of all clusters in O(N K d) (Prop. 1, paper 1).
 
-    ``(N, d, ...)`` to ``(N, C, K - 1, ...)``: :math:`h_{ck} = \|x - \mu_k\|^2 - \|x - \mu_c\|^2` for the C clusters
-    of interest and their competitors. The weights of the pairs are differences of rows and are never stored.
+    ``(N, d, ...)`` to ``(N, C, ...)``: :math:`f_c = \min_{k \neq c} \|x - \mu_k\|^2 - \|x - \mu_c\|^2` for the C
+    clusters of interest.
 
     Parameters
     ----------
@@ -28,11 +30,81 @@ class CentroidContrast(Centroids):
     clusters : Tensor of int64, shape (C,), optional
         Clusters of interest; all if not given.
     soft : bool
-        Neurons are :math:`\beta h_{ck} - \log(K - 1)`, to be pooled by :class:`SoftMinPool` (Prop. 1, paper 2).
+        Evidence is the logit of the probability of a cluster (Prop. 1, paper 2).
     beta : float, optional
-        Stiffness of the soft clustering.
+        Stiffness of the min-take-most rule (Eq. 2), and if ``soft`` that of the clustering.
     conserve : bool
-        The pool conserves relevance (Eq. 9, paper 2). Neurons are then :math:`\beta h_{ck}`.
+        The pool conserves relevance (Eq. 9, paper 2), if ``soft``.
+    """
+
+    weight: Tensor
+    root: Tensor
+
+    def __init__(
+        self,
+        center: Tensor,
+        weight: Tensor,
+        root: Tensor,
+        mixing: bool = False,
+        clusters: Tensor | None = None,
+        soft: bool = False,
+        beta: float | None = None,
+        conserve: bool = False,
+    ):
+        pooling = SoftPooling(len(weight), conserve) if soft else None
+        super().__init__(len(weight), clusters, beta, center=center, pooling=pooling)
+        self.mixing = mixing
+        self.register_buffer("weight", weight)
+        self.register_buffer("root", root)
+
+    def scores(self, points: Tensor) -> Tensor:
+        """Scores of all clusters, differences of which are neurons: (N, d, ...) to (N, K, ...)."""
+        return self.pool_units(self.unscaled_scores(points))
+
+    def unscaled_scores(self, points: Tensor) -> Tensor:
+        """Scores as differences of distances, before the stiffness of a soft clustering."""
+        return functional.scores(points, self.weight.to(points), self.root.to(points))
+
+    def redistribute(self, points: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
+        """Relevance (M, d) of points by the midpoint rule (Eq. 4, paper 1)."""
+        weight, root = self.weight.to(points), self.root.to(points)
+        own = cluster if self.mixing else None
+        return functional.redistribute(points, self.pool_units(coefficients), weight, root, own, out)
+
+    def linear_units(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, d) and bias (K,) of the linear units, in float64 and the coordinates of the layer's input."""
+        scale = self.stiffness if self.soft else 1.0
+        assert self.center is not None
+        weight, root = self.weight.double(), self.root.double() + 2 * self.center.double()
+        return 2 * scale * weight, -scale * (weight * root).sum(1)
+
+    def pool_units(self, units: Tensor) -> Tensor:
+        r"""Scores (N, K) from linear units (N, K), :math:`2 v_k \cdot x - v_k \cdot \rho_k`."""
+        return units * self.stiffness if self.soft else units
+
+    def unit_coefficients(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
+        r"""Coefficients :math:`a` (M, K) of the linear units, and the part :math:`b` (M, K) that is the cluster's own.
+
+        With them, :meth:`redistribute` is, feature by feature,
+        :math:`R = a (v \odot \rho) - 2 x \odot a v + (b \rho) \odot (a v) - (b v) \odot (a \rho)`; the last two terms
+        are 0, and :math:`b` is None, where features do not mix between input and clusters.
+        """
+        own = nn.functional.one_hot(cluster, len(self.weight)).to(units) if self.mixing else None
+        return self.pool_units(coefficients), own
+
+    def extra_repr(self) -> str:
+        """Sizes for ``print``."""
+        return f"n_clusters={self.n_clusters}, n_features={self.weight.shape[1]}, outputs={len(self.clusters)}"
+
+
+class CentroidContrast(ContrastLayer):
+    r"""Detection layer of neuralised k-means with every neuron explicit (Prop. 1, paper 1).
+
+    ``(N, d, ...)`` to ``(N, C, K - 1, ...)``: :math:`h_{ck} = \|x - \mu_k\|^2 - \|x - \mu_c\|^2` for the C clusters
+    of interest and their competitors. The weights of the pairs are differences of rows and are never stored.
+
+    Parameters as for :class:`CentroidEvidence`. If ``soft``, neurons are :math:`\beta h_{ck} - \log(K - 1)` (or
+    :math:`\beta h_{ck}` with ``conserve``), to be pooled by :class:`SoftMinPool` (Prop. 1, paper 2).
     """
 
     def __init__(
@@ -46,38 +118,7 @@ class CentroidContrast(Centroids):
         beta: float | None = None,
         conserve: bool = False,
     ):
-        super().__init__(beta)
-        self._store(center, weight, root, mixing, clusters, soft, conserve)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activations of the pairs."""
-        return functional.contrasts(self.scores(self.centred(x)), self.clusters) + self.shift
-
-
-class CentroidEvidence(Centroids):
-    """Both layers of neuralised k-means in one, with the evidence of all clusters in O(N K d) (Prop. 1, paper 1).
-
-    ``(N, d, ...)`` to ``(N, C, ...)``. Parameters as for :class:`CentroidContrast`; ``beta`` is the stiffness of the
-    min-take-most rule (Eq. 2), and if ``soft`` that of the clustering, the logit of which is evidence.
-    """
-
-    def __init__(
-        self,
-        center: Tensor,
-        weight: Tensor,
-        root: Tensor,
-        mixing: bool = False,
-        clusters: Tensor | None = None,
-        soft: bool = False,
-        beta: float | None = None,
-        conserve: bool = False,
-    ):
-        super().__init__(beta)
-        self._store(center, weight, root, mixing, clusters, soft, conserve)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Evidence of the clusters of interest."""
-        return self.select_clusters(self.evidence(self.scores(self.centred(x))))
+        super().__init__(CentroidEvidence(center, weight, root, mixing, clusters, soft, beta, conserve))
 
 
 class CentroidDistance(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zennit.core import BasicHook, Hook
 from zennit.rules import Norm, ZBox
 
-from .tree import PathEvidence
+from .base import EvidenceLayer
 
 __all__ = ["check_head_rule", "for_points", "refuse_head_rule"]
 
@@ -27,12 +27,11 @@ def check_head_rule(rule: Any) -> Hook | None:
 
 
 def refuse_head_rule(rule: Hook, head: str, module: nn.Module) -> None:
-    """Refuse a rule for a layer that compares no clusters with each other."""
-    if isinstance(module, PathEvidence):
+    """Refuse a rule for a layer without linear units that compare clusters with each other."""
+    if isinstance(module, EvidenceLayer) and type(module).linear_units is EvidenceLayer.linear_units:
         raise ValueError(
             f"head_rule={type(rule).__name__}(...) is for heads whose linear layer compares clusters, and "
-            f"{head or 'the model'!r} is a NeuralizedHierarchy, which compares the two sides of splits by the midpoint "
-            "rule: leave head_rule out"
+            f"{head or 'the model'!r} has none: its {type(module).__name__} has a rule of its own; leave head_rule out"
         )
 
 

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor
-
-from .base import Stiff
+from torch import Tensor, nn
 
 __all__ = ["MinPool", "SoftMinPool"]
 
 
-class MinPool(Stiff):
+class _Pool(nn.Module):
+    """A pool that knows its clusters and its stiffness, which is no buffer: casting must not round it."""
+
+    clusters: Tensor
+
+    def __init__(self, clusters: Tensor, beta: float | None = None):
+        super().__init__()
+        self.beta = beta
+        self.register_buffer("clusters", clusters)
+
+    def get_extra_state(self) -> dict[str, float | None]:
+        """The stiffness, which a state dict brings along."""
+        return {"beta": self.beta}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the stiffness of a state dict."""
+        self.beta = state["beta"]
+
+
+class MinPool(_Pool):
     """Minimum over the competitors, dimension 2: ``(N, C, K - 1, ...)`` to ``(N, C, ...)`` (Prop. 1, paper 1).
 
     Parameters
@@ -23,18 +41,12 @@ class MinPool(Stiff):
         Stiffness of the min-take-most rule (Eq. 2).
     """
 
-    clusters: Tensor
-
-    def __init__(self, clusters: Tensor, beta: float | None = None):
-        super().__init__(beta)
-        self.register_buffer("clusters", clusters)
-
     def forward(self, x: Tensor) -> Tensor:
         """Evidence from the activations of the pairs."""
         return x.amin(2)
 
 
-class SoftMinPool(Stiff):
+class SoftMinPool(_Pool):
     r"""Soft minimum over the competitors, dimension 2: ``(N, C, K - 1, ...)`` to ``(N, C, ...)`` (Prop. 7, paper 1).
 
     .. math:: f_c = \mathrm{LME}^{-1}_k\{h_k\} = -\log \frac{1}{K - 1} \sum_k \exp(-h_k)
@@ -52,11 +64,8 @@ class SoftMinPool(Stiff):
         without the constant.
     """
 
-    clusters: Tensor
-
     def __init__(self, clusters: Tensor, scaled: bool = False, beta: float | None = None, conserve: bool = False):
-        super().__init__(beta)
-        self.register_buffer("clusters", clusters)
+        super().__init__(clusters, beta)
         self.scaled, self.conserve = scaled, conserve
 
     def neurons(self, x: Tensor) -> tuple[Tensor, float]:

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..functional.pooling import soft_maximum
-from .base import Centroids
+from .base import EvidenceLayer, Prepared
+from .centroids import CentroidEvidence
+from .contrast import ContrastLayer
+from .pooling import SoftPooling
 
 __all__ = ["LogMeanExpPool", "SupportContrast", "SupportEvidence"]
 
@@ -19,7 +22,7 @@ __all__ = ["LogMeanExpPool", "SupportContrast", "SupportEvidence"]
 NUMBERS = 2**22
 
 
-class SupportEvidence(Centroids):
+class SupportEvidence(EvidenceLayer):
     r"""All four layers of neuralised kernel k-means in one, linear in the number of support vectors (paper 1, Eq. 6).
 
     ``(N, d, ...)`` to ``(N, C, ...)``:
@@ -50,6 +53,8 @@ class SupportEvidence(Centroids):
         All three pools conserve relevance (Eq. 9, paper 2), if ``soft``.
     """
 
+    weight: Tensor
+    root: Tensor
     log_weight: Tensor | None
 
     def __init__(
@@ -66,70 +71,62 @@ class SupportEvidence(Centroids):
         soft: bool = False,
         conserve: bool = False,
     ):
-        super().__init__(beta)
-        self.sizes, self.gamma = tuple(sizes), gamma
-        chosen = torch.arange(len(self.sizes), device=weight.device) if clusters is None else clusters
-        self._store(center, weight, root, mixing, chosen, soft, conserve)
-        if not soft:
-            self.conserves = gamma == math.inf or (max(self.sizes) == 1 and log_weight is None)
+        chosen = torch.arange(len(sizes), device=weight.device) if clusters is None else clusters
+        pooling = SoftPooling(len(sizes), conserve) if soft else None
+        super().__init__(len(sizes), chosen, beta, center=center, pooling=pooling)
+        self.sizes, self.gamma, self.mixing = tuple(sizes), gamma, mixing
+        self.register_buffer("weight", weight)
+        self.register_buffer("root", root)
         self.register_buffer("log_weight", log_weight)
-        self._recent: tuple[Tensor, int, Tensor] | None = None
 
     @property
-    def n_clusters(self) -> int:
-        """Number of clusters."""
-        return len(self.sizes)
+    def conserves(self) -> bool:
+        """Whether no pool dissipates relevance: it has none to share, or conserves."""
+        alone = math.isinf(self.gamma) or (max(self.sizes) == 1 and self.log_weight is None)
+        return self.pooling.conserve if self.soft else alone
 
     @property
     def max_cluster_units(self) -> int:
         """Support vectors of a cluster, at most."""
         return max(self.sizes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Evidence of the clusters of interest."""
-        return self.select_clusters(self.evidence(self._stretched(self._pooled(self.centred(x))[0])))
-
     def get_extra_state(self) -> dict[str, float | None]:
         """Stiffness and kernel parameter."""
-        return {"beta": self.beta, "gamma": self.gamma}
+        return {**super().get_extra_state(), "gamma": self.gamma}
 
     def set_extra_state(self, state: Any) -> None:
         """Stiffness and kernel parameter."""
-        self.beta, self.gamma = state["beta"], state["gamma"]
+        super().set_extra_state(state)
+        self.gamma = state["gamma"]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": None}
-
-    def scores(self, centred: Tensor) -> Tensor:
+    def scores(self, points: Tensor) -> Tensor:
         """Scores of all clusters, :math:`s_k = |x|^2 - O_k`: (N, d, ...) to (N, K, ...)."""
-        return self._stretched(self.unscaled_scores(centred))
+        return self._scaled(self.unscaled_scores(points))
 
-    def _stretched(self, pooled: Tensor) -> Tensor:
+    def _scaled(self, pooled: Tensor) -> Tensor:
         return pooled * self.stiffness if self.soft else pooled
 
-    def unscaled_scores(self, centred: Tensor) -> Tensor:
+    def unscaled_scores(self, points: Tensor) -> Tensor:
         """Scores as differences of distances, before the stiffness of a soft clustering."""
-        pooled, shares = self._pooled(centred)
-        if not shares.requires_grad and not centred.is_inference():  # those have no version
-            self._recent = (centred, centred._version, shares)  # for redistribute, which mostly comes next
-        return pooled
+        return self._pooled(points)[0]
 
-    def _pooled(self, centred: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, points: Tensor) -> Prepared:
+        r"""Points with scores, and the share of each support vector in its cluster (M, P).
+
+        .. math:: q_j = \mathrm{softmax}_j(\log \pi_j - \gamma o_j)
+        """
+        pooled, shares = self._pooled(points)
+        return Prepared(points, self._scaled(pooled), shares)
+
+    def _pooled(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of clusters, and the shares of their support vectors."""
-        return soft_maximum(self._units(centred), self.sizes, self.gamma, self.log_weight)
+        return soft_maximum(self._units(points), self.sizes, self.gamma, self.log_weight)
 
-    def _units(self, centred: Tensor) -> Tensor:
+    def _units(self, points: Tensor) -> Tensor:
         """Linear units of the support vectors, :math:`|x|^2 - |x - u_j|^2`: (N, d, ...) to (N, P, ...)."""
-        return functional.scores(centred, self.weight.to(centred), self.root.to(centred))
+        return functional.scores(points, self.weight.to(points), self.root.to(points))
 
-    def shares(self, centred: Tensor) -> Tensor:
-        r"""Share of each support vector in its cluster (M, P), :math:`\mathrm{softmax}_j(\log \pi_j - \gamma o_j)`."""
-        recent, self._recent = self._recent, None
-        if recent is not None and recent[0] is centred and recent[1] == centred._version:
-            return recent[2]
-        return self._pooled(centred)[1]
-
-    def redistribute(self, centred: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
+    def redistribute(self, points: Tensor, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         r"""Relevance of points (M, d), from coefficients (M, K) for the explained cluster (M,) of each.
 
         Soft take-most on both pools, dissipation (Eq. 10) and the midpoint rule for all pairs of support vectors at
@@ -139,33 +136,39 @@ class SupportEvidence(Centroids):
 
         Where pools conserve, nothing cancels, and the quotients of all pairs are built for some points at a time.
         """
-        if self.conserve:
-            return self._conserved(centred, coefficients, cluster)
-        weight, root = self.weight.to(centred), self.root.to(centred)
-        spread, own = self._spread(self.shares(centred), coefficients, cluster)
-        relevance = functional.redistribute(centred, spread, weight, root, None, out)
+        return self.relevance(self.prepare(points), coefficients, cluster, out)
+
+    def relevance(self, prepared: Prepared, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
+        """:meth:`redistribute` for prepared points, whose shares are known."""
+        if self.pooling.conserve:
+            return self._conserved(prepared.points, coefficients, cluster)
+        points, shares = prepared.points, prepared.shares
+        assert shares is not None
+        weight, root = self.weight.to(points), self.root.to(points)
+        spread, own = self._spread(shares, coefficients, cluster)
+        relevance = functional.redistribute(points, spread, weight, root, None, out)
         if own is not None:
             relevance.addcmul_(own @ root, spread @ weight).addcmul_(own @ weight, spread @ root, value=-1)
         return relevance
 
-    def _conserved(self, centred: Tensor, coefficients: Tensor, cluster: Tensor) -> Tensor:
+    def _conserved(self, points: Tensor, coefficients: Tensor, cluster: Tensor) -> Tensor:
         """Relevance of points (M, d) by the midpoint rule, where all pools have conserved it: small quotients show."""
-        kind, centred, coefficients = centred.dtype, centred.double(), coefficients.double()
-        weight, root = self.weight.to(centred), self.root.to(centred)
-        scores, units = self.scores(centred), self._units(centred)
-        spread, extra = torch.zeros_like(units), torch.zeros_like(centred) if self.mixing else None
+        kind, points, coefficients = points.dtype, points.double(), coefficients.double()
+        weight, root = self.weight.to(points), self.root.to(points)
+        scores, units = self.scores(points), self._units(points)
+        spread, extra = torch.zeros_like(units), torch.zeros_like(points) if self.mixing else None
         for c in cluster.unique().tolist():
             own, members = self._members(c), (cluster == c).nonzero()[:, 0]
             width = (own.stop - own.start) * max(len(weight), weight.shape[1])
             for rows in members.split(max(1, NUMBERS // width)):
                 activation = units[rows, own].unsqueeze(2) - units[rows].unsqueeze(1)
-                flow = self._flows(centred[rows], scores[rows], coefficients[rows], c)
+                flow = self._flows(points[rows], scores[rows], coefficients[rows], c)
                 passed = functional.quotient(flow, activation)
                 spread[rows] += passed.sum(1)
                 spread[rows, own] -= passed.sum(2)
                 if extra is not None:
                     extra[rows] = ((passed @ weight) * root[own] - (passed @ root) * weight[own]).sum(1)
-        relevance = functional.redistribute(centred, spread, weight, root)
+        relevance = functional.redistribute(points, spread, weight, root)
         return (relevance if extra is None else relevance + extra).to(kind)
 
     def _members(self, cluster: int) -> slice:
@@ -173,37 +176,38 @@ class SupportEvidence(Centroids):
         start = sum(self.sizes[:cluster])
         return slice(start, start + self.sizes[cluster])
 
-    def _flows(self, centred: Tensor, scores: Tensor, passed: Tensor, cluster: int) -> Tensor:
+    def _flows(self, points: Tensor, scores: Tensor, passed: Tensor, cluster: int) -> Tensor:
         """Relevance (M, p, P) of all pairs of support vectors of one cluster and of all, 0 within the cluster."""
         sizes, own = torch.tensor(self.sizes, device=scores.device), self._members(cluster)
-        units, shares = self._units(centred), self._pooled(centred)[1]
-        through = passed * (scores[:, cluster, None] - scores if self.conserve else 1.0)
+        units, shares = self._units(points), self._pooled(points)[1]
+        through = passed * (scores[:, cluster, None] - scores if self.pooling.conserve else 1.0)
         through[:, cluster] = 0
         through = shares * through.repeat_interleave(sizes, 1, output_size=units.shape[1])
         pairs = shares[:, own].unsqueeze(2) * through.unsqueeze(1)
-        if self.conserve:
+        if self.pooling.conserve:
             return pairs
         scale = self.stiffness if self.soft else 1.0
         return pairs * (units[:, own].unsqueeze(2) - units.unsqueeze(1)) * scale
 
     def linear_units(self) -> tuple[Tensor, Tensor]:
         """Weight (P, d) and bias (P,) of the linear units; the stiffness of a soft clustering comes after the pools."""
+        assert self.center is not None
         weight, root = self.weight.double(), self.root.double() + 2 * self.center.double()
         return 2 * weight, -(weight * root).sum(1)
 
     def relevance_of_pairs(
-        self, centred: Tensor, scores: Tensor, passed: Tensor, cluster: int, shift: float
+        self, points: Tensor, scores: Tensor, passed: Tensor, cluster: int, shift: float
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """As for one unit a cluster, for each support vector of the cluster and all those of others."""
         own, index = self._members(cluster), torch.arange(len(self.weight), device=scores.device)
         others = torch.cat([index[: own.start], index[own.stop :]])
-        flow = self._flows(centred, scores, passed, cluster)
+        flow = self._flows(points, scores, passed, cluster)
         for i, unit in enumerate(range(own.start, own.stop)):
             yield unit, others, flow[:, i, others]
 
     def pool_units(self, units: Tensor) -> Tensor:
         """Scores (N, K) from linear units (N, P)."""
-        return self._stretched(soft_maximum(units, self.sizes, self.gamma, self.log_weight)[0])
+        return self._scaled(soft_maximum(units, self.sizes, self.gamma, self.log_weight)[0])
 
     def unit_coefficients(self, units: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
         """Coefficients (M, P) of the support vectors, and the shares (M, P) of the explained cluster's own.
@@ -213,13 +217,13 @@ class SupportEvidence(Centroids):
         ValueError
             If pools conserve: relevance is then no product of such coefficients.
         """
-        if self.conserve:
+        if self.pooling.conserve:
             raise ValueError("words are explained through kernel heads that dissipate: build the head without conserve")
         return self._spread(soft_maximum(units, self.sizes, self.gamma, self.log_weight)[1], coefficients, cluster)
 
     def _spread(self, shares: Tensor, coefficients: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor | None]:
         sizes = torch.tensor(self.sizes, device=shares.device)
-        coefficients = self._stretched(coefficients)
+        coefficients = self._scaled(coefficients)
         if len(set(self.sizes)) == 1:
             spread = (shares.unflatten(1, (len(sizes), -1)) * coefficients.unsqueeze(2)).flatten(1)
         else:
@@ -234,7 +238,7 @@ class SupportEvidence(Centroids):
         return f"n_clusters={len(self.sizes)}, support={len(self.weight)}, n_features={self.weight.shape[1]}"
 
 
-class SupportContrast(Centroids):
+class SupportContrast(ContrastLayer):
     r"""Detection layer of kernel k-means with every neuron explicit: ``(N, d, ...)`` to ``(N, P, P, ...)``.
 
     .. math:: h_{ij} = \|x - u_j\|^2 - \|x - u_i\|^2 \qquad (\text{layer 1})
@@ -245,20 +249,21 @@ class SupportContrast(Centroids):
         As for :class:`SupportEvidence`.
     """
 
+    evidence: CentroidEvidence
+
     def __init__(self, center: Tensor, weight: Tensor, root: Tensor, mixing: bool = False):
-        super().__init__(None)
-        self._store(center, weight, root, mixing, None, False)
+        super().__init__(CentroidEvidence(center, weight, root, mixing))
 
     def forward(self, x: Tensor) -> Tensor:
         """Activations of the pairs."""
-        values = self.scores(self.centred(x))
+        values = self.evidence.scores(self.evidence.centred(x))
         return values.unsqueeze(2) - values.unsqueeze(1)
 
-    def midpoint(self, centred: Tensor, passed: Tensor) -> Tensor:
+    def midpoint(self, points: Tensor, passed: Tensor) -> Tensor:
         """Relevance of points (M, d) by the midpoint rule, from that of the pairs over their activations (M, P, P)."""
-        weight, root = self.weight.to(centred), self.root.to(centred)
-        relevance = functional.redistribute(centred, passed.sum(1) - passed.sum(2), weight, root)
-        if self.mixing:
+        weight, root = self.evidence.weight.to(points), self.evidence.root.to(points)
+        relevance = functional.redistribute(points, passed.sum(1) - passed.sum(2), weight, root)
+        if self.evidence.mixing:
             relevance += ((passed @ weight) * root - (passed @ root) * weight).sum(1)
         return relevance
 
@@ -312,10 +317,10 @@ class LogMeanExpPool(nn.Module):
     def unpooled(self, relevance: Tensor) -> Tensor:
         """Relevance of the outputs, each support vector with that of its cluster."""
         if self.sharpness > 0:
-            whole = relevance.new_zeros(relevance.shape[0], len(self.sizes), *relevance.shape[2:])
-            return self.expand_to_units(whole.index_add(1, self.clusters, relevance))
-        whole = relevance.new_zeros(*relevance.shape[:2], len(self.sizes), *relevance.shape[3:])
-        return self.expand_to_units(whole.scatter(2, self.others(relevance), relevance))
+            full = relevance.new_zeros(relevance.shape[0], len(self.sizes), *relevance.shape[2:])
+            return self.expand_to_units(full.index_add(1, self.clusters, relevance))
+        full = relevance.new_zeros(*relevance.shape[:2], len(self.sizes), *relevance.shape[3:])
+        return self.expand_to_units(full.scatter(2, self.others(relevance), relevance))
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled activations."""

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..utils.arrays import Array
 from ..utils.files import write
 from ..utils.labels import named
-from ..utils.validation import whole
+from ..utils.validation import check_int
 from .highlight import Highlight, page
 
 __all__ = ["DocumentExplanation", "filled"]
-
-Array = np.ndarray[Any, Any]
 
 #: Documents on a page unless it is said which, and in a notebook.
 PAGE, NOTEBOOK = 20, 3
@@ -98,7 +97,7 @@ class DocumentExplanation(abc.ABC):
         return np.flatnonzero(self._own >= 0)[:count].tolist()
 
     def _place(self, index: int) -> int:
-        place = whole(index, "index")
+        place = check_int(index, "index")
         if not -len(self) <= place < len(self):
             raise IndexError(
                 f"index must be from 0 to {len(self) - 1}, got {place}: {len(self)} documents were explained"

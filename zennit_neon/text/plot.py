@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..plot import POSITIVE, number, shorten
+from ..utils.arrays import Array
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +22,7 @@ COLUMNS = 5
 LONGEST_WORD = 18
 
 
-def top_words(best: pandas.DataFrame, documents: Mapping[Any, int], n: int) -> tuple[Figure, np.ndarray[Any, Any]]:
+def top_words(best: pandas.DataFrame, documents: Mapping[Any, int], n: int) -> tuple[Figure, Array]:
     """Draw the words with the largest mean relevance in each cluster.
 
     Parameters

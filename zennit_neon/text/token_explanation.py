@@ -18,11 +18,12 @@ from zennit.core import Composite
 from zennit.layer import Sum
 
 from .. import functional
-from ..attributors.closed_form import Question
+from ..attributors.base import Target
 from ..attributors.session import plain_session
 from ..composites import Neon
 from ..heads.questions import asked_of, check_fidelity, labels_of
-from ..utils.validation import whole
+from ..utils.arrays import Array
+from ..utils.validation import check_int
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .token_methods import integrated, linear, rules
@@ -31,7 +32,6 @@ from .word_attributor import NOISE
 
 __all__ = ["TokenExplanation", "TokenMean", "explain_tokens"]
 
-Array = np.ndarray[Any, Any]
 Span = tuple[int, int] | None
 
 #: Relevance that misses what it should sum to by more than this share of it is warned about.
@@ -158,12 +158,12 @@ def explain_tokens(
         original, encoder = encoder, encoder.on(plain)
         attributor = attributor_of(encoder, batch)
         beta = functional.check_beta(neon.beta if beta is None else beta)
-        question = Question(attributor.stiffness(beta, competitor), competitor)
-        answer = Answer.of(attributor, None if chosen is None else chosen[batch.some], question)
+        target = Target(attributor.stiffness(beta, competitor), competitor)
+        answer = Answer.of(attributor, None if chosen is None else chosen[batch.some], target)
         if way == "linear":
             parts = linear(encoder, batch, answer)
         elif way == "rules":
-            parts = rules(original, batch, neon.replaced(question.beta, competitor), answer)
+            parts = rules(original, batch, neon.replaced(target.beta, competitor), answer)
         else:
             parts = integrated(encoder, batch, answer, baseline, n_steps)
     relevance, expected, even = batch.together(parts)
@@ -175,7 +175,7 @@ def explain_tokens(
         mask=batch.mask.numpy(),
         expected=expected,
         even=even,
-        beta=None if way == "integrated gradients" else question.beta,
+        beta=None if way == "integrated gradients" else target.beta,
         n_clusters=encoder.head.n_clusters,
         labels=labels_of(encoder.head),
         texts=documents,
@@ -336,7 +336,7 @@ def _span(span: Any) -> Span:
     """Start and stop, or None for tokens that stand nowhere."""
     if span is None:
         return None
-    start, stop = (whole(edge, "each edge of spans") for edge in span)
+    start, stop = (check_int(edge, "each edge of spans") for edge in span)
     return None if start == stop else (start, stop)
 
 

@@ -44,7 +44,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..attributors.session import session
 from ..composites import Neon
-from ..utils.validation import at_least
+from ..utils.validation import check_int
 from .token_model import Answer, Batch, Encoder, Found, as_array, described
 
 __all__ = ["integrated", "linear", "rules"]
@@ -274,7 +274,7 @@ def integrated(encoder: Encoder, batch: Batch, answer: Answer, baseline: Tensor 
             start,
             target=columns[place].to(vectors.device),
             additional_forward_args=(tokens,),
-            n_steps=at_least(n_steps, "n_steps"),
+            n_steps=check_int(n_steps, "n_steps", 1),
             internal_batch_size=max(64, len(vectors)),
             return_convergence_delta=True,
         )

@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attributors.closed_form import Question
+from ..attributors.base import Target
 from ..attributors.session import Session
 from ..heads.search import find_head
+from ..utils.arrays import Array
 from ..utils.model_state import unwrapped
-from ..utils.validation import at_least
+from ..utils.validation import check_int
 from .word_attributor import WordAttributor
 
 __all__ = ["Answer", "Batch", "Encoder", "as_array", "attributor_of", "described"]
-
-Array = np.ndarray[Any, Any]
 
 #: Relevance of a part of the documents (n, T), what it should sum to (n,), and what of it is shared evenly (n,).
 Found = tuple[Array, Array, Array]
@@ -47,15 +46,15 @@ class Answer:
     cluster: Array
 
     @classmethod
-    def of(cls, attributor: WordAttributor, cluster: Tensor | None, question: Question) -> Answer:
-        """The answer to a question, for the assigned or the given clusters."""
+    def of(cls, attributor: WordAttributor, cluster: Tensor | None, target: Target) -> Answer:
+        """The answer, for the assigned or the given clusters."""
         count = attributor.X.shape[0]
         gradient, given, evidence = np.empty((count, attributor.head.n_features)), np.empty(count), np.empty(count)
         own = np.empty(count, dtype=np.int64)
         for place in attributor.batches("explain"):
             X, scale = attributor.X[place], attributor.scale[place]
             some = None if cluster is None else cluster[place]
-            a, b, evidence[place], own[place] = attributor.linear(X, scale, some, question)
+            a, b, evidence[place], own[place] = attributor.linear(X, scale, some, target)
             gradient[place] = -2 * scale[:, None] * (a @ attributor.words.weight)
             given[place], _ = attributor.words.relevance(X, scale, a, b)
         return cls(gradient, given, evidence, own)
@@ -158,7 +157,7 @@ class Batch:
     """Documents without their padding, those of equal length together."""
 
     def __init__(self, tokens: Tensor, mask: Tensor, size: int):
-        size = at_least(size, "batch_size")
+        size = check_int(size, "batch_size", 1)
         self.tokens, self.mask, self.some = tokens, mask, mask.any(1)
         self.lengths: list[int] = mask.sum(1).tolist()
         counts = mask.sum(1)

@@ -7,12 +7,13 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..estimators.steps import lookup
+from ..utils.arrays import Array
+from ..utils.registry import Registry
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from .word_average import WordAverage
 
 __all__ = ["AverageVectorizer", "BagVectorizer", "WordList", "TextVectorizer", "flatten_steps", "split_vectorizer"]
-
-Array = np.ndarray[Any, Any]
 
 #: Methods by which a vectorizer of scikit-learn finds words, if they are its own.
 BUILDERS = ("build_analyzer", "build_preprocessor", "build_tokenizer", "decode")
@@ -202,11 +201,13 @@ def _hashing(vectorizer: Any) -> BagVectorizer:
     raise ValueError("HashingVectorizer does not know its words, so that they cannot be scored; use TfidfVectorizer")
 
 
-_VECTORIZERS: dict[tuple[str, str], Callable[[Any], Any]] = {
-    ("sklearn", "CountVectorizer"): BagVectorizer,
-    ("sklearn", "HashingVectorizer"): _hashing,
-    ("zennit_neon", "WordAverage"): AverageVectorizer,
-}
+_REGISTRY: Registry[TextVectorizer] = Registry()
+for _name, _adapter in {
+    "sklearn.CountVectorizer": BagVectorizer,
+    "sklearn.HashingVectorizer": _hashing,
+    "zennit_neon.WordAverage": AverageVectorizer,
+}.items():
+    _REGISTRY.register(_name, _adapter)
 
 
 def flatten_steps(model: Any) -> list[Any]:
@@ -218,7 +219,7 @@ def flatten_steps(model: Any) -> list[Any]:
 
 def split_vectorizer(steps: list[Any]) -> tuple[TextVectorizer | None, list[Any]]:
     """What the first steps make of texts, and the other steps; None if the first is not a known vectorizer."""
-    adapter = lookup(steps[0], _VECTORIZERS) if steps else None
+    adapter = _REGISTRY.find(steps[0]) if steps else None
     if adapter is None:
         return None, steps
     first = adapter(steps[0])
@@ -232,3 +233,6 @@ def split_vectorizer(steps: list[Any]) -> tuple[TextVectorizer | None, list[Any]
         elif not kinds & SCALES:
             break
     return BagVectorizer(steps[0], steps[1:count]), steps[count:]
+
+
+split_vectorizer.register = _REGISTRY.register  # type: ignore[attr-defined]

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.arrays import Array
 from ..utils.files import listed
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 __all__ = ["WordVectors"]
-
-Array = np.ndarray[Any, Any]
 
 #: What is said of an archive that cannot be read.
 DAMAGED = "a damaged .npz archive, or one with encryption, objects or a compression that is not known"

@@ -12,16 +12,15 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from ..utils.arrays import Array
 from ..utils.files import listed
-from ..utils.validation import at_least
+from ..utils.validation import check_int
 from .vectors import WordVectors
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 __all__ = ["WordAverage", "WordVectors", "tokens"]
-
-Array = np.ndarray[Any, Any]
 
 
 def tokens(
@@ -55,7 +54,7 @@ def tokens(
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}")
-    return _tokens(text, _stop_words(stop_words), at_least(min_length, "min_length"))
+    return _tokens(text, _stop_words(stop_words), check_int(min_length, "min_length", 1))
 
 
 def _tokens(text: str, stop_words: Collection[str], min_length: int) -> list[tuple[int, int]]:
@@ -189,7 +188,7 @@ class WordAverage(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise TypeError(
                 f"vectors must be WordVectors, got {type(self.vectors).__name__}; WordVectors.of(...) makes one"
             )
-        return _stop_words(self.stop_words), at_least(self.min_length, "min_length")
+        return _stop_words(self.stop_words), check_int(self.min_length, "min_length", 1)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from .. import functional
-from ..attributors.closed_form import Question
+from ..attributors.base import Target
 from ..heads.questions import asked_of, check_fidelity, labels_of
+from ..utils.arrays import Array
 from ..utils.labels import place_of
-from ..utils.validation import at_least
+from ..utils.validation import check_int
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .plot import top_words
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from ..estimators.fidelity import Fidelity
 
 __all__ = ["TextExplanation", "explain_text"]
-
-Array = np.ndarray[Any, Any]
 
 
 def explain_text(
@@ -109,23 +108,23 @@ def explain_text(
     head = attributor.head
     check_fidelity(head, min_fidelity)
     chosen, competitor = asked_of(cluster, competitor, head, known.shape)
-    question = Question(attributor.stiffness(functional.check_beta(beta), competitor), competitor)
+    target = Target(attributor.stiffness(functional.check_beta(beta), competitor), competitor)
     asked = None if chosen is None else chosen[torch.from_numpy(known)]
-    data, absent, evidence, own = attributor.explain(asked, question)
+    data, absent, evidence, own = attributor.explain(asked, target)
     return TextExplanation(
         relevance=type(X)((data, X.indices, X.indptr), shape=X.shape),
         absent=filled(absent, known, 0.0),
         evidence=filled(evidence, known, np.nan),
         _own=filled(own, known, NOISE),
         skipped=np.flatnonzero(~known),
-        beta=question.beta,
+        beta=target.beta,
         words=reader.words,
         n_clusters=head.n_clusters,
         labels=labels_of(head),
         texts=documents,
         _vectorizer=reader,
         _attributor=attributor,
-        _question=question,
+        _target=target,
     )
 
 
@@ -200,7 +199,7 @@ class TextExplanation(DocumentExplanation):
     words: Array
     _vectorizer: TextVectorizer
     _attributor: WordAttributor
-    _question: Question
+    _target: Target
 
     def __repr__(self) -> str:
         beta = "None" if self.beta is None else f"{self.beta:.4g}"
@@ -233,7 +232,7 @@ class TextExplanation(DocumentExplanation):
     @property
     def competitor(self) -> Any:
         """The label of the competitor that was asked about, if any."""
-        place = self._question.competitor
+        place = self._target.competitor
         return None if place is None else self.labels[place]
 
     @property
@@ -261,7 +260,7 @@ class TextExplanation(DocumentExplanation):
             ``cluster``, ``word``, ``relevance`` (mean over the documents of the cluster; 0 in those without the word),
             and ``documents`` of the cluster that have the word.
         """
-        count = at_least(n, "n")
+        count = check_int(n, "n", 1)
         rows = []
         for k in self._clusters():
             part = self.relevance[self._own == k]
@@ -291,7 +290,7 @@ class TextExplanation(DocumentExplanation):
         ValueError
             If documents are averages of word vectors, in which absent words have no part, or the document was skipped.
         """
-        count = at_least(n, "n")
+        count = check_int(n, "n", 1)
         if self._vectorizer.averages:
             raise ValueError("documents are averages of word vectors, in which absent words have no part")
         if document is not None:
@@ -327,7 +326,7 @@ class TextExplanation(DocumentExplanation):
         ValueError
             If no document belongs to a cluster, or to one of those that were asked for.
         """
-        words, count = at_least(n, "n"), np.bincount(self._own[self._own >= 0], minlength=self.n_clusters)
+        words, count = check_int(n, "n", 1), np.bincount(self._own[self._own >= 0], minlength=self.n_clusters)
         shown = np.flatnonzero(count).tolist()
         if clusters is not None:
             shown = [place_of(k, self.labels, self.n_clusters, "clusters") for k in clusters]
@@ -352,7 +351,7 @@ class TextExplanation(DocumentExplanation):
     def _absent(self, documents: Array, cluster: int) -> Array:
         """Relevance (V,) of absent words, summed over documents of a cluster."""
         known = np.delete(np.arange(len(self)), self.skipped)
-        return self._attributor.absent(np.searchsorted(known, documents), cluster, self._question)
+        return self._attributor.absent(np.searchsorted(known, documents), cluster, self._target)
 
     def _ranked(self, values: Array, count: int) -> list[tuple[Any, ...]]:
         """Words of the largest absolute values."""

@@ -26,14 +26,12 @@ from torch import Tensor
 
 from ..heads.base import Head
 from ..layer.activations import UnitNorm
-from ..layer.base import Centroids
+from ..utils.arrays import Array
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 __all__ = ["WordLayer"]
-
-Array = np.ndarray[Any, Any]
 
 #: Numbers that are gathered at a time (8 MB).
 GATHERED = 2**20
@@ -56,8 +54,8 @@ class WordLayer:
     """
 
     def __init__(self, head: Head, vectors: Array | None = None):
-        layer = head.evidence_layer
-        if isinstance(layer, Centroids):
+        layer: Any = head.evidence_layer
+        if hasattr(layer, "root"):
             self.center, self.weight, self.root = (_exact(part) for part in (layer.center, layer.weight, layer.root))
             self.bias = np.zeros(len(self.weight))
         elif hasattr(layer, "bias"):  # of logits, by LRP-0: there is neither a center nor a root point

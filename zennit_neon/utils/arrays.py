@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Array", "as_array", "as_matrix", "complaint", "is_finite", "is_sparse", "native", "plain"]
+__all__ = ["Array", "as_array", "as_matrix", "nonfinite_message", "is_finite", "is_sparse", "native", "as_numpy"]
 
 Array = np.ndarray[Any, Any]
 
@@ -94,7 +94,7 @@ def as_matrix(values: Any, name: str, shape: str = "(K, d)") -> Tensor:
     return tensor.clone() if isinstance(values, Tensor) else tensor
 
 
-def plain(X: Any) -> Any:
+def as_numpy(X: Any) -> Any:
     """Points as scikit-learn takes them: a tensor as an array, all else as it is."""
     return as_array(X, "X") if isinstance(X, Tensor) else X
 
@@ -117,7 +117,9 @@ def is_finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
-def complaint(name: str, x: Tensor, dtype: torch.dtype, first: int = 0, names: Sequence[str] | None = None) -> str:
+def nonfinite_message(
+    name: str, x: Tensor, dtype: torch.dtype, first: int = 0, names: Sequence[str] | None = None
+) -> str:
     """What is wrong with points (N, d, ...) from which something came out that is not finite."""
     bad = ~torch.isfinite(x)
     rows = bad.flatten(1).any(1).nonzero()[:, 0]

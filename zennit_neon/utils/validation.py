@@ -13,37 +13,39 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "at_least",
     "check_clusters",
     "check_feature_names",
     "check_labels",
     "check_names",
-    "positive",
-    "real",
-    "whole",
+    "check_positive",
+    "check_real",
+    "check_int",
 ]
 
 
-def whole(value: Any, name: str) -> int:
-    """A whole number, or ``TypeError`` that names the argument: no fractions, no booleans, no strings."""
+def check_int(value: Any, name: str, minimum: int | None = None) -> int:
+    """Return a whole number as ``int``: no fractions, booleans or text.
+
+    Raises
+    ------
+    TypeError
+        If ``value`` is anything else; the message names the argument.
+    ValueError
+        If it is below ``minimum``.
+    """
     error = TypeError(f"{name} must be a whole number, got {value!r}")
     if _is_boolean(value) or not hasattr(value, "__index__"):
         raise error
     try:
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
         raise error from None
-
-
-def at_least(value: Any, name: str, least: int = 1) -> int:
-    """A whole number that is not below ``least``; ``TypeError`` or ``ValueError`` that names the argument."""
-    number = whole(value, name)
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
     return number
 
 
-def real(value: Any, name: str, what: str = "a number") -> float:
+def check_real(value: Any, name: str, what: str = "a number") -> float:
     """A number, or ``ValueError`` that names the argument: no booleans, no text, no NaN."""
     error = ValueError(f"{name} must be {what}, got {value!r}")
     if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.ndim == 0):
@@ -57,9 +59,9 @@ def real(value: Any, name: str, what: str = "a number") -> float:
     return float(value)
 
 
-def positive(value: Any, name: str) -> float:
+def check_positive(value: Any, name: str) -> float:
     """A number above 0, or ``ValueError`` that names the argument."""
-    number = real(value, name, "a number above 0")
+    number = check_real(value, name, "a number above 0")
     if not number > 0:
         raise ValueError(f"{name} must be a number above 0, got {value!r}")
     return number
@@ -101,7 +103,7 @@ def check_clusters(clusters: Any, n_clusters: int) -> Tensor:
         return torch.arange(n_clusters)
     if not hasattr(clusters, "__iter__") or isinstance(clusters, (str, bytes, set, frozenset)):
         raise TypeError(f"clusters must be a list of numbers of clusters, got {clusters!r}")
-    chosen = [whole(cluster, "clusters") for cluster in clusters]
+    chosen = [check_int(cluster, "clusters") for cluster in clusters]
     wrong = [cluster for cluster in chosen if not 0 <= cluster < n_clusters]
     if wrong or not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"clusters must be different numbers from 0 to {n_clusters - 1}, at least one, got {chosen}")

@@ -15,13 +15,13 @@ from tqdm.auto import tqdm
 
 from ...baselines import METHODS, PAPER, Setting, attribute, has_distances
 from ...estimators.clusterings import neuralize
-from ...heads.affine import Affine
+from ...heads.affine import Affine, split_scales
 from ...heads.base import Head
 from ...heads.search import heads_of
 from ...kde import ConditionalKDE
 from ...utils.model_state import evaluating
 from ...utils.tables import Table
-from ...utils.validation import at_least, positive, whole
+from ...utils.validation import check_int, check_positive
 from .curves import AREAS, area_under, curves_by_density, curves_by_value, stops_of
 from .result import Result
 
@@ -125,7 +125,7 @@ def evaluate(
     """
     counts = {"repeats": repeats, "every": every, "batch_size": batch_size, "samples": samples}
     for name, value in {**counts, "max_points": 1 if max_points is None else max_points}.items():
-        at_least(value, name)
+        check_int(value, name, 1)
     if area not in AREAS:
         raise ValueError(f"area must be one of {', '.join(AREAS)}, got {area!r}")
     if not (isinstance(fill, str) and fill == "kde") and not (
@@ -149,7 +149,7 @@ def evaluate(
     if max_points is not None and max_points < len(points):
         chosen = torch.randperm(len(points), generator=_stream(random_state, "points"))[:max_points]
         points, given = points[chosen], {name: value[chosen] for name, value in given.items()}
-    bandwidth = None if bandwidth is None else positive(bandwidth, "bandwidth")
+    bandwidth = None if bandwidth is None else check_positive(bandwidth, "bandwidth")
     density = ConditionalKDE(_flat(ground), bandwidth) if fill == "kde" else None
     with evaluating(module), torch.no_grad():
         cluster = torch.cat([module(part).argmax(1) for part in points.split(batch_size)])
@@ -182,10 +182,8 @@ def evaluate(
 def _seed(random_state: int, *names: object) -> int:
     """A seed of its own for each thing that is random."""
     words = "/".join(str(name) for name in names).encode()
-    return int(
-        np.random.SeedSequence([whole(random_state, "random_state") % 2**64, *words]).generate_state(1, np.uint64)[0]
-        >> 1
-    )
+    seed = check_int(random_state, "random_state") % 2**64
+    return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _stream(random_state: int, *names: object) -> torch.Generator:
@@ -276,7 +274,8 @@ def _module(model: Any, X: Any) -> tuple[nn.Module, Affine | None, Head | None]:
             return model, None, None
     head = neuralize(model, X)
     _check_complete(head)
-    return (*head.without_scales(), head)
+    scale, rest = split_scales(head.steps)
+    return head if scale is None else head.rebuilt(steps=rest), scale, head
 
 
 def _check_complete(head: Head) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ...utils.arrays import Array
 
 if TYPE_CHECKING:
     import pandas
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Result"]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(repr=False, eq=False)

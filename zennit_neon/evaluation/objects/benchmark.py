@@ -18,7 +18,7 @@ from ...composites import VGGBlocks
 from ...exceptions import TooFewClustersError, TooSmallError
 from ...images import smoothed
 from ...network import Network
-from ...utils.validation import at_least, whole
+from ...utils.validation import check_int
 from ...vision import layer_of_block
 from ..matching import Matching, match
 from .heatmap_methods import DISSECTION, FIRST_DISSECTED, LayerContext, Method, method_of
@@ -120,10 +120,10 @@ def match_objects(
     """
     if isinstance(methods, str) or not len(methods):
         raise ValueError(f"methods must be a list of at least one name, got {methods!r}")
-    n_clusters = at_least(n_clusters, "n_clusters", 2)
+    n_clusters = check_int(n_clusters, "n_clusters", 2)
     if not isinstance(blocks, Iterable) or not len(blocks):
         raise ValueError(f"blocks must be a list of at least one number, got {blocks!r}")
-    layers = {block: layer_of_block(network.model, block) for block in (whole(block, "blocks") for block in blocks)}
+    layers = {block: layer_of_block(network.model, block) for block in (check_int(block, "blocks") for block in blocks)}
     chosen = [method_of(name) for name in dict.fromkeys(methods)]
     if rules is None:
 

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ...images import colors
+from ...utils.arrays import Array
 from ...utils.deprecation import renamed
 from ..matching import BORDER, Matching
 from .voc import VOCImage
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["plot_heatmaps"]
-
-Array = np.ndarray[Any, Any]
 
 #: Colours of objects: Okabe and Ito's, which colour-blind readers tell apart; black is the background.
 OBJECTS = np.array(

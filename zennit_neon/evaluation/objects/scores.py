@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...utils.arrays import Array
 from ..matching import Interval, interval
 from .heatmap_scores import SCORES, TITLES
 from .result_store import ResultStore
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Scores"]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(repr=False, eq=False)

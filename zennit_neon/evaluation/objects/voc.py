@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...images import read_image
-from ...utils.validation import at_least
+from ...utils.validation import check_int
 from ..matching import masks_of
 
 __all__ = ["VOCDataset", "VOCImage"]
@@ -88,7 +88,7 @@ class VOCDataset:
     ):
         from torchvision.datasets import VOCSegmentation
 
-        limit = None if limit is None else at_least(limit, "limit")
+        limit = None if limit is None else check_int(limit, "limit", 1)
         size = None if size is None else _checked(size)
         self.root = Path(root)
         base = _base(self.root, year)
@@ -144,8 +144,8 @@ class VOCDataset:
 def _checked(size: Any) -> int | tuple[int, int]:
     """A size, or ``TypeError`` or ``ValueError``."""
     if isinstance(size, (tuple, list)) and len(size) == 2:
-        return at_least(size[0], "size"), at_least(size[1], "size")
-    return at_least(size, "size")
+        return check_int(size[0], "size", 1), check_int(size[1], "size", 1)
+    return check_int(size, "size", 1)
 
 
 def _base(root: Path, year: str) -> Path:

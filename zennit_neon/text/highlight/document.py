@@ -20,15 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from ...utils.arrays import Array
 from ...utils.escape import line
-from ...utils.validation import at_least
+from ...utils.validation import check_int
 from . import html as markup
 from . import terminal
 from .html import number
 
 __all__ = ["Highlight", "page"]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,7 +105,7 @@ class Highlight:
         TypeError, ValueError
             If ``n`` is not a whole number of at least 1.
         """
-        count = at_least(n, "n")
+        count = check_int(n, "n", 1)
         sums: defaultdict[str, float] = defaultdict(float)
         for word, score in zip(self.words, self.scores.tolist(), strict=True):
             if not isnan(score):
@@ -151,7 +150,7 @@ class Highlight:
             If ``scale`` is not a finite number above 0, or ``width`` no whole number of at least 1.
         """
         if width is not None:
-            width = at_least(width, "width")
+            width = check_int(width, "width", 1)
         if color is None:
             color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         full = _full(scale, [self])
