@@ -185,7 +185,7 @@ def test_seeds_of_clusters_give_the_heatmaps_of_the_whole_model(block, flat):
 def test_a_real_network_and_image():
     folder = data_folder()
     network = load_vgg16(folder / "torch" / "hub" / "checkpoints" / "vgg16_features-amdegroot-88682ab5.pth")
-    x = network.prepare(VOCDataset(folder, size=64, limit=1)[0].image[None])
+    x = network.prepare(VOCDataset(folder, size=64, limit=1)[0].pixels[None])
     name = layer_of_block(network.model, 3)
     with shared_pass(network.model, [name], x, VGGBlocks(network.low, network.high)) as shared:
         seeds = shared.outputs[name].detach().repeat(2, 1, 1, 1)
