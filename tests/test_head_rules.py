@@ -88,7 +88,9 @@ def test_support_vectors(parts, explicit, form, name):
 
 
 @pytest.mark.parametrize(
-    "rule", [Gamma(0.3), AlphaBeta(2, 1), Flat(), WSquare(), Epsilon(0.5, zero_params="bias")], ids=["gamma", "alpha beta", "flat", "w square", "without bias"]
+    "rule",
+    [Gamma(0.3), AlphaBeta(2, 1), Flat(), WSquare(), Epsilon(0.5, zero_params="bias")],
+    ids=["gamma", "alpha beta", "flat", "w square", "without bias"],
 )
 def test_other_rules_for_linear_layers(parts, rule):
     """Any rule of Zennit for linear layers: as on a layer with the weights of the pairs of one cluster."""
