@@ -11,7 +11,11 @@ from zennit.composites import EpsilonGammaBox, EpsilonPlus, NameMapComposite
 from zennit.rules import Epsilon
 
 from zennit_neon import NeuralizedKMeans, explain
+from zennit_neon.attributors.base import Target
+from zennit_neon.attributors.closed_form import ClosedFormAttributor
+from zennit_neon.attributors.through_model import ZennitAttributor
 from zennit_neon.composites import Neon
+from zennit_neon.utils.tables import Table
 
 
 @pytest.fixture(params=[False, True], ids=["closed", "explicit"])
@@ -157,3 +161,34 @@ def test_what_is_missing_is_said(model):
     spatial = nn.Sequential(nn.Conv2d(3, 4, 3), NeuralizedKMeans(torch.rand(3, 4)))
     with pytest.raises(ValueError, match="evidence for every location"):
         explain(spatial, torch.rand(2, 3, 8, 8), composite=EpsilonPlus())
+
+
+@pytest.mark.parametrize("through_model", [False, True])
+def test_attributors_keep_nothing_of_a_call(model, through_model):
+    x = torch.randn(30, 6 if through_model else 3, dtype=torch.float64)
+    if through_model:
+        attributor = ZennitAttributor(model, _composite(), Table(x), 8)
+    else:
+        attributor = ClosedFormAttributor(model[-1], Table(x), 8)
+    before = dict(vars(attributor))
+    calibration = attributor.calibrate(keep=True)
+    target = Target(calibration.beta)
+    found = [attributor.attribute(target, None, given) for given in (calibration, None, calibration)]
+    assert all(torch.equal(found[0].relevance, other.relevance) for other in found)
+    attributor.attribute(Target(calibration.beta, through=1), found[0].cluster)
+    shares = attributor.competitors(target, found[0].cluster, found[0].scores)
+    assert torch.allclose(shares.sum(1), found[0].evidence)
+    after = vars(attributor)
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
+
+
+def test_scores_of_pooled_competitors_are_computed_once(monkeypatch):
+    head = NeuralizedKMeans(torch.eye(4, dtype=torch.float64))
+    layer, counted = head.evidence_layer, []
+    scores = type(layer).scores
+    monkeypatch.setattr(type(layer), "scores", lambda self, points: counted.append(1) or scores(self, points))
+    attributor = ClosedFormAttributor(head, Table(torch.randn(30, 4, dtype=torch.float64)), 10)
+    calibration = attributor.calibrate(keep=True)
+    attributor.attribute(Target(calibration.beta), None, calibration)
+    assert len(counted) == 3

@@ -33,6 +33,7 @@ from sklearn.preprocessing import (
 
 from zennit_neon import KernelKMeans, explain, neuralize
 from zennit_neon.estimators.columns import Encoding, encode
+from zennit_neon.utils.tables import Table
 
 NUMBERS = ["age", "income", "visits"]
 
@@ -312,7 +313,7 @@ def test_labels_of_categories(people):
 def test_steps_that_mix_columns_are_explained_by_a_surrogate(before):
     X = np.random.default_rng(0).normal(size=(90, 3))
     pipeline = make_pipeline(before, StandardScaler(), KMeans(3, n_init=2, random_state=0)).fit(X)
-    assert encode(pipeline, X) is None
+    assert encode(pipeline, Table(X)) is None
     assert explain(pipeline, X, min_fidelity=0).fidelity is not None
     with pytest.raises(ValueError, match="not known to be affine|of which nothing is known"):
         neuralize(pipeline)

@@ -92,8 +92,8 @@ def test_coefficients_and_redistribution_are_eqs_2_and_4(case):
     weight, scores = _t(centroids - center), _scores(x, centroids)
     for cluster in [None, *range(len(centroids))]:
         chosen = None if cluster is None else torch.full((len(x),), cluster)
-        contest = F.pool_competitors(scores, chosen)
-        passed, evidence, own = F.coefficients(contest, beta), contest.pooled[:, 0], contest.cluster[:, 0]
+        pooled = F.pool_competitors(scores, chosen)
+        passed, evidence, own = F.coefficients(pooled, beta), pooled.evidence[:, 0], pooled.cluster[:, 0]
         relevance = F.redistribute(_t(x - center), passed, weight, weight)
         for n, point in enumerate(x):
             f, shares, expected = reference.kmeans_relevance(point, centroids, int(own[n]), beta)
@@ -107,8 +107,8 @@ def test_the_mixing_form_is_the_same_where_nothing_mixes(case):
     x, centroids, beta = case
     center = centroids.mean(0)
     weight, points = _t(centroids - center), _t(x - center)
-    contest = F.pool_competitors(_scores(x, centroids))
-    passed, cluster = F.coefficients(contest, beta), contest.cluster[:, 0]
+    pooled = F.pool_competitors(_scores(x, centroids))
+    passed, cluster = F.coefficients(pooled, beta), pooled.cluster[:, 0]
     plain = F.redistribute(points, passed, weight, weight)
     _assert_close(F.redistribute(points, passed, weight, weight, cluster), plain, _size(x, centroids))
 
@@ -142,8 +142,8 @@ def test_min_take_most_conserves_and_prefers_the_nearest(beta):
 
 @pytest.mark.parametrize(("beta", "limit"), [(1e-60, 0.0), (1e60, math.inf), (1e-320, 0.0)])
 def test_stiffness_beyond_the_range_of_the_dtype_is_its_limit(beta, limit):
-    contest = F.pool_competitors(torch.tensor([[2.0, 1.0, 0.5, 0.0]]))
-    assert torch.equal(F.coefficients(contest, beta), F.coefficients(contest, limit))
+    pooled = F.pool_competitors(torch.tensor([[2.0, 1.0, 0.5, 0.0]]))
+    assert torch.equal(F.coefficients(pooled, beta), F.coefficients(pooled, limit))
 
 
 def test_ties_share_at_infinite_beta():
@@ -156,9 +156,9 @@ def test_ties_share_at_infinite_beta():
 def test_a_neuron_that_is_switched_off_hands_its_share_to_the_nearest():
     # h = (-4, 0, 3): the second competitor takes a share of Eq. 2 that it cannot pass on
     scores = _t([[0.0, 4.0, 0.0, -3.0]])
-    contest = F.pool_competitors(scores, torch.tensor([0]))
-    passed = F.coefficients(contest, 0.0)
-    assert contest.pooled.item() == -4
+    pooled = F.pool_competitors(scores, torch.tensor([0]))
+    passed = F.coefficients(pooled, 0.0)
+    assert pooled.evidence.item() == -4
     assert passed[0].tolist() == pytest.approx([-2 / 3 + 4 / 9, 2 / 3, 0.0, -4 / 9])
     assert float(-(passed * scores).sum()) == pytest.approx(-4)
     tiny = F.coefficients(F.pool_competitors(_t([[0.0, 4.0, 1e-19, -3.0]]), torch.tensor([0])), 0.0)
@@ -175,9 +175,9 @@ def test_on_the_boundary_coefficients_have_their_limit():
 
 def test_relevance_in_place_of_evidence_scales_linearly():
     scores = torch.randn(5, 4, dtype=torch.float64)
-    contest = F.pool_competitors(scores)
-    passed = F.coefficients(contest, 1.0)
-    twice = F.coefficients(contest, 1.0, relevance=2 * contest.pooled[:, 0])
+    pooled = F.pool_competitors(scores)
+    passed = F.coefficients(pooled, 1.0)
+    twice = F.coefficients(pooled, 1.0, relevance=2 * pooled.evidence[:, 0])
     assert torch.allclose(twice, 2 * passed)
     none = F.coefficients(F.pool_competitors(_t([[1.0, 1.0, 0.0]])), 1.0, relevance=torch.zeros(1, dtype=torch.float64))
     assert none.tolist() == [[0, 0, 0]]
@@ -235,9 +235,9 @@ def test_soft_evidence_is_the_logit_of_the_probability(level, n_clusters, shift)
     expected = np.array([[reference.log_odds(row, c) + shift for c in range(n_clusters)] for row in logits])
     np.testing.assert_allclose(evidence, expected, rtol=1e-14, atol=1e-11 * max(1, abs(level)))
     for c in range(n_clusters):
-        contest = soft.soft_pool_competitors(_t(logits), torch.full((6,), c), shift)
-        np.testing.assert_allclose(contest.pooled[:, 0], expected[:, c], rtol=1e-14, atol=1e-11 * max(1, abs(level)))
-        assert contest.cluster[:, 0].tolist() == [c] * 6
+        pooled = soft.soft_pool_competitors(_t(logits), torch.full((6,), c), shift)
+        np.testing.assert_allclose(pooled.evidence[:, 0], expected[:, c], rtol=1e-14, atol=1e-11 * max(1, abs(level)))
+        assert pooled.cluster[:, 0].tolist() == [c] * 6
     assert torch.equal(soft.soft_pool_competitors(_t(logits)).cluster[:, 0], _t(logits).argmax(1))
     maps = soft.soft_evidence(_t(logits)[:, :, None, None].expand(-1, -1, 2, 3), shift)
     assert torch.equal(maps, evidence[:, :, None, None].expand(-1, -1, 2, 3))
@@ -248,29 +248,29 @@ def test_soft_coefficients_are_the_shares_of_prop_7(n_clusters):
     scores, shift = _t(_logits(0.0, n_clusters)[:3]), -0.4
     clusters = torch.arange(n_clusters)
     contrasts = F.contrasts(scores, clusters) + shift
-    pooled = soft.soft_evidence(scores, shift + math.log(n_clusters - 1))
-    shares = soft.soft_min_take_most(contrasts, pooled)
+    evidence = soft.soft_evidence(scores, shift + math.log(n_clusters - 1))
+    shares = soft.soft_min_take_most(contrasts, evidence)
     for c in range(n_clusters):
-        contest = soft.soft_pool_competitors(scores, torch.full((3,), c), shift + math.log(n_clusters - 1))
-        passed = soft.soft_coefficients(contest)
+        pooled = soft.soft_pool_competitors(scores, torch.full((3,), c), shift + math.log(n_clusters - 1))
+        passed = soft.soft_coefficients(pooled)
         others = [k for k in range(n_clusters) if k != c]
         for n in range(3):
             h = {k: float(scores[n, c] - scores[n, k]) + shift for k in others}
             f, p, expected = reference.soft_min_take_most(h)
-            assert float(pooled[n, c]) == pytest.approx(f, abs=1e-12)
+            assert float(evidence[n, c]) == pytest.approx(f, abs=1e-12)
             np.testing.assert_allclose(passed[n, others], list(p.values()), rtol=0, atol=1e-12)
             np.testing.assert_allclose(shares[n, c], list(expected.values()), rtol=0, atol=1e-12)
         np.testing.assert_allclose(passed.sum(1), 0, atol=1e-12)
-        assert torch.allclose(soft.soft_coefficients(contest, 2 * contest.pooled[:, 0]), 2 * passed)
-        assert not soft.soft_coefficients(contest, torch.zeros(3).double()).any()
-    assert torch.allclose(soft.soft_min_take_most(contrasts, 2 * pooled), 2 * shares)
+        assert torch.allclose(soft.soft_coefficients(pooled, 2 * pooled.evidence[:, 0]), 2 * passed)
+        assert not soft.soft_coefficients(pooled, torch.zeros(3).double()).any()
+    assert torch.allclose(soft.soft_min_take_most(contrasts, 2 * evidence), 2 * shares)
 
 
 def test_soft_pooling_at_zero_evidence_passes_nothing():
     scores = _t([[0.0, 0.0]])
-    contest = soft.soft_pool_competitors(scores, torch.tensor([0]))
-    assert contest.pooled.item() == 0
-    assert soft.soft_coefficients(contest, _t([1.0])).tolist() == [[0, 0]]
+    pooled = soft.soft_pool_competitors(scores, torch.tensor([0]))
+    assert pooled.evidence.item() == 0
+    assert soft.soft_coefficients(pooled, _t([1.0])).tolist() == [[0, 0]]
     assert soft.soft_min_take_most(F.contrasts(scores, torch.tensor([0])), _t([[1.0]])).tolist() == [[[0]]]
 
 

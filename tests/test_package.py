@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,32 @@ def test_functional_imports_torch_alone():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 roots.add(node.module.partition(".")[0])
     assert roots <= {"__future__", "collections", "math", "typing", "warnings", "torch"}
+
+
+ARCHITECTURE = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+
+
+def _tree():
+    """What the tree of docs/architecture.md says of each file and folder of the package."""
+    rows = re.search(r"^zennit_neon/\n(.*?)^tests/", ARCHITECTURE, re.DOTALL | re.MULTILINE)[1]
+    return dict(re.findall(r"^    (\w\S*) +(\S.*?)(?=^    \w|\Z)", rows, re.DOTALL | re.MULTILINE))
+
+
+def test_tree_of_architecture_names_each_module():
+    tree = _tree()
+    assert [name for name in tree if not (PACKAGE / name).exists()] == []
+    for name, path in MODULES.items():
+        room, _, inside = name.partition(".")
+        if not inside:
+            assert path.name == "__init__.py" or room == "__main__" or path.name in tree, name
+            continue
+        described = re.findall(r"\w+", tree[f"{room}/"])
+        missing = [part for part in inside.split(".") if not part.startswith("_") and part not in described]
+        assert not missing, f"docs/architecture.md does not name {missing} in {room}/"
+
+
+def test_table_of_architecture_opens_files_that_exist():
+    table = re.search(r"^\| to change \| open \|\n(.*?)\n\n", ARCHITECTURE, re.DOTALL | re.MULTILINE)[1]
+    paths = re.findall(r"`([\w/]+\.py)`", table)
+    assert len(paths) >= len(table.splitlines()) - 1  # each row names a file
+    assert [path for path in paths if not (PACKAGE / path).is_file()] == []

@@ -32,7 +32,7 @@ def _labels(axis):
 @pytest.mark.parametrize("max_features", [3, 11, 12, 40])
 def test_bars_of_a_point_add_up_to_its_evidence(wine, ax, kind, max_features):
     X = {"frame": wine.data, "array": wine.data.to_numpy(), "tensor": torch.tensor(wine.data.to_numpy())}[kind]
-    e = explain(wine._route.head, X)
+    e = explain(wine.head, X)
     figure, axes = plot.point(e, 7, ax=ax, max_features=max_features)
     assert axes is ax
     assert figure is ax.figure
@@ -107,7 +107,7 @@ def test_the_heat_map_shows_the_most_relevant_features(wine, ax):
 
 
 def test_a_cluster_without_points_is_blank(wine, ax):
-    some = explain(wine._route.head, wine.data[wine.cluster != 1])
+    some = explain(wine.head, wine.data[wine.cluster != 1])
     plot.clusters(some, ax=ax)
     assert _labels(ax.yaxis)[1] == "1 (0 points)"
     assert np.ma.getmaskarray(np.ma.masked_invalid(ax.images[0].get_array()))[1].all()

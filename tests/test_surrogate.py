@@ -428,7 +428,7 @@ def test_other_estimators(model):
     model.fit(MOONS)
     labels = model.predict(MOONS) if hasattr(model, "predict") else model.labels_
     e = explain(model, MOONS, min_fidelity=0.5)
-    head = e._route.head
+    head = e.head
     assert head.fidelity >= 0.97
     assert head.n_clusters == len(set(labels) - {-1})
     kept = labels >= 0
@@ -504,7 +504,7 @@ def test_scaled_clusterings_are_explained_on_their_input(model):
     np.testing.assert_allclose(e.evidence, inside.evidence, rtol=0, atol=1e-9 * e.evidence.max())
     # the soft pools of kernels dissipate a little, and weights have a part in evidence
     assert np.abs(e.relevance.sum(1) - e.evidence).max() <= 0.02 * e.evidence.max()
-    assert e._route.head.n_features == 2
+    assert e.head.n_features == 2
 
 
 def test_relevance_is_carried_through_a_pca():
@@ -522,8 +522,8 @@ def test_relevance_is_carried_through_a_pca():
     scale = np.abs(inside.evidence).max()
     np.testing.assert_allclose(e.relevance.to_numpy().sum(1), inside.relevance.sum(1), rtol=0, atol=1e-9 * scale)
     assert np.abs(e.relevance.to_numpy().sum(1) - e.evidence).max() <= 0.02 * scale
-    assert e._route.head.n_features == 4
-    assert e._route.head.fidelity is e.fidelity
+    assert e.head.n_features == 4
+    assert e.head.fidelity is e.fidelity
 
 
 def test_a_row_norm_before_a_clustering_stays():
@@ -626,7 +626,7 @@ def test_noise_does_not_change_the_others(dbscan, explained):
     model, frame = dbscan
     kept = ~explained.noise
     alone = explain(model.labels_[kept], frame[kept])
-    np.testing.assert_array_equal(alone._route.head.support, explained._route.head.support)
+    np.testing.assert_array_equal(alone.head.support, explained.head.support)
     assert not alone.noise.any()
     head = neuralize(model, frame)
     same = explain(head, frame, beta=explained.beta)
@@ -668,7 +668,7 @@ def test_noise_can_be_asked_about(dbscan, explained, cluster):
     assert np.isfinite(e.relevance.to_numpy()).all()
     assert np.isfinite(e.evidence).all()
     assert np.isfinite(e.competitors).all()
-    head = explained._route.head
+    head = explained.head
     np.testing.assert_allclose(e.evidence, head(torch.tensor(frame.to_numpy()))[:, cluster], rtol=1e-9, atol=1e-9)
     assert not math.isnan(e.to_frame().to_numpy(float).sum())
     np.testing.assert_allclose(e.summary().loc[cluster], e.relevance.mean())

@@ -196,7 +196,7 @@ def test_some_rows_in_kind(kind):
 def test_rows_that_are_ignored_are_not_read():
     X = _points(6)
     X[2] = np.nan
-    table = Table(X, np.isnan(X).any(1))
+    table = Table(X).ignoring(np.isnan(X).any(1))
     assert np.isfinite(table.read(0, 6)).all()
     assert np.isfinite(table.read(2, 3)).all()
     assert table.unreadable(np.arange(6) < 4).tolist() == [False] * 6

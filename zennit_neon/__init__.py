@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .estimators.clusterings import neuralize
+from .estimators.columns import source_columns
 from .estimators.fidelity import Fidelity
 from .estimators.steps import affine_step
 from .explanation import Explanation, explain
@@ -19,7 +20,7 @@ from .heads.softmax import NeuralizedSoftmax
 if TYPE_CHECKING:
     from .cluster import KernelKMeans
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Affine",
@@ -37,6 +38,7 @@ __all__ = [
     "explain",
     "neuralize",
     "prune",
+    "source_columns",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Zennit attributors for clusters: one, or all of them in one go."""
+"""Zennit attributors for one cluster or for all clusters at once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Clusters(tuple[Tensor, Tensor]):
     arrived: Tensor
 
     def __new__(cls, evidence: Tensor, relevance: Tensor, arrived: Tensor) -> Clusters:
-        """A pair, with what arrived."""
+        """Make the pair; ``arrived`` is an attribute of it."""
         pair = super().__new__(cls, (evidence, relevance))
         pair.arrived = arrived
         return pair
@@ -153,7 +153,7 @@ class ClusterGradient(Attributor):
         return self
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        """Nothing has to be taken off."""
+        """Nothing to do: rules are attached to twins, for the time of a call."""
 
     @contextlib.contextmanager
     def _inactive(self) -> Iterator[None]:

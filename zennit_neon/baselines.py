@@ -267,10 +267,10 @@ def _dr(setting: Setting, x: Tensor, cluster: Tensor) -> Tensor:
     size = max(1, NUMBERS // (x.shape[1] * len(layer.weight)))
     with torch.no_grad():
         for part, target in zip(layer.centred(x).split(size), own.split(size), strict=True):
-            whole, left = _scores_without(layer, part)
+            scores, left = _scores_without(layer, part)
             points, width = left.shape[:2]
-            pooled = layer.pool_competitors(left.flatten(0, 1), target.repeat_interleave(width)).pooled
-            parts.append(layer.pool_competitors(whole, target).pooled - pooled.view(points, width))
+            without = layer.pool_competitors(left.flatten(0, 1), target.repeat_interleave(width)).evidence
+            parts.append(layer.pool_competitors(scores, target).evidence - without.view(points, width))
     return torch.cat(parts).to(x)
 
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from . import functional
-from .attributors.closed_form import ClosedFormAttributor, Question
+from .attributors.base import Target
+from .attributors.closed_form import ClosedFormAttributor
 from .attributors.session import Session, plain_session, session, total
 from .attributors.targets import as_parts, chosen, columns_of, explained, missing
-from .attributors.through_model import ModelAttributor
+from .attributors.through_model import ZennitAttributor
 from .composites import Neon
 from .estimators.clusterings import neuralize
 from .heads.base import Head
@@ -32,8 +33,8 @@ class NEON(attr.Attribution):
     r"""Why is each input in this cluster? NEON (paper 1) with the interface of Captum.
 
     Relevance is that of :func:`~zennit_neon.explain`: in closed form for a clustering, by Zennit's rules for a model
-    with layers before it. Each call works on a twin of the model in evaluation mode, which shares its parameters; what
-    the composite does not look after in the model is warned about.
+    with layers before it. Each call works on a twin of the model in evaluation mode, which shares its parameters. A
+    warning names the parts of the model that the composite has no rules for.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ class NEON(attr.Attribution):
         if composite is None and (isinstance(model, Head) or not heads_of(model)):
             model = self.head = neuralize(model)
         else:
-            trunk = ModelAttributor(model, composite, Table(torch.empty(0, 1)))  # what it refuses is refused here
+            trunk = ZennitAttributor(model, composite, Table(torch.empty(0, 1)))  # what it refuses is refused here
             self.head, self._composite = trunk.head, trunk.composite
         state = () if self._composite is None else (*model.parameters(), *model.buffers())
         self._like = next((part for part in state if part.dtype.is_floating_point), None)
@@ -89,11 +90,11 @@ class NEON(attr.Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: relevance is a share of the evidence, not a sensitivity."""
+        """True: relevance is a share of the evidence, not a sensitivity to the input."""
         return True
 
     def has_convergence_delta(self) -> bool:
-        """True: it is known what relevance should sum to."""
+        """True: relevance should sum to the evidence."""
         return True
 
     @log_usage()
@@ -165,22 +166,24 @@ class NEON(attr.Attribution):
 
     def _closed(self, x: Tensor, target: Any) -> tuple[tuple[Tensor], Tensor]:
         """Relevance of the input of a head in closed form, and what was distributed (N, ...)."""
-        head, route = self.head, ClosedFormAttributor(self.head, Table(x))
+        head, attributor = self.head, ClosedFormAttributor(self.head, Table(x))
         shape = (len(x), len(head.clusters), *x.shape[2:])
         cluster, place = None, None
         if target is not None:
             column, place = chosen(target, shape)
-            cluster = self._clusters(column, x.ndim - 1).cpu().expand(route.shape)
-        beta = head.beta if self.beta is None else self.beta
+            cluster = self._clusters(column, x.ndim - 1).cpu().expand(attributor.shape)
+        beta, calibration = head.beta if self.beta is None else self.beta, None
         if beta is None and not head.soft and len(x):
             say(
                 "beta is not set, so it is estimated from this batch (Eq. 3); call head.calibrate(X), or give beta= to "
                 f"{type(self).__name__}, for relevance that does not depend on the batch"
             )
-            beta = route.calibrate(keep=target is None)
-        relevance, evidence, own = route.relevance(Question(beta), cluster)
+            calibration = attributor.calibrate(keep=target is None)
+            beta = calibration.beta
+        found = attributor.attribute(Target(beta), cluster, calibration)
         if target is None:
-            columns_of(own, head, shape)
+            columns_of(found.cluster, head, shape)
+        relevance, evidence = found.relevance, found.evidence
         if evidence.ndim > 1:
             where = explained(evidence, place)
             relevance, evidence = relevance * where.unsqueeze(1), evidence * where
@@ -218,13 +221,11 @@ class NEON(attr.Attribution):
 
     def _forward(self, running: Session, parts: tuple[Tensor, ...], further: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         """Output of the model, and what entered the head."""
-        entered: list[Tensor] = []
-        with running.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].detach())):
-            output = running(*parts, *further)
+        output, entered = running.with_head_input(*parts, *further)
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         if shape[:2] != (wanted := (len(parts[0]), len(self.head.clusters))):
             raise ValueError(f"model must end in its head and put out evidence of shape {wanted} (, ...), got {shape}")
-        return output, entered[-1]
+        return output, entered
 
     def _distributed(self, output: Tensor, entered: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """Column (N,) of each input, and the amount (N, ...) that is distributed at each of its locations."""

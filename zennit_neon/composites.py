@@ -46,7 +46,7 @@ class Neon(Composite):
         A rule of Zennit for the head's own linear layer, in place of the midpoint rule of distances (paper 1) and of
         what ``trunk_composite`` has for logits: ``Epsilon(1e-9)``, ``ZPlus()`` and ``ZBox(low, high)`` are the z, z+
         and zB rules of paper 2 (Eq. 10). It works on weights and biases of the neurons in the coordinates of the
-        head's input: those before the scalers of a Pipeline, and behind a row norm.
+        head's input: those before the scalers of a Pipeline, and after a row norm.
 
     Raises
     ------

@@ -124,7 +124,7 @@ def clusters(explanation: Explanation, ax: Axes | None = None, max_features: int
 
     summary = explanation.summary()
     mean = summary.to_numpy()
-    assigned = explanation._own.flatten().numpy()
+    assigned = explanation.positions.ravel()
     count = np.bincount(assigned[assigned >= 0], minlength=explanation.n_clusters)
     largest = np.abs(np.nan_to_num(mean)).max(0)
     chosen = np.sort(np.argsort(-largest, kind="stable")[: check_int(max_features, "max_features", 1)])
@@ -196,20 +196,18 @@ def plane(
     arrows = check_int(arrows, "arrows")
     if resolution < 2 or arrows < 0:
         raise ValueError(f"resolution must be at least 2 and arrows at least 0, got {resolution} and {arrows}")
-    found = neuralized(model, X)
+    found = neuralized(model, table)
     head = found.head
-    explained = explain(head, X, beta=beta)
+    explained = explain(head, table, beta=beta).with_noise(found.noise)
     cluster = explained.labels[0] if cluster is None else cluster
     shown = place_of(cluster, head.labels, head.n_clusters, "cluster")
-    assigned = explained._own.numpy()
-    if found.groups is not None:
-        assigned = np.where(found.groups.noise, NOISE, assigned)
+    assigned = explained.positions
     points, centroids = _array(table.read(0, len(table))), _centroids(head)
     axes_x, axes_y = _grid(points if centroids is None else np.concatenate([points, centroids]), resolution)
     grid = np.stack([part.ravel() for part in np.meshgrid(axes_x, axes_y)], axis=1)
     # on the grid relevance is not needed and any stiffness will do: it gives nothing to evidence and assignment
     evidence = _array(explain(head, grid, cluster=cluster, beta=0.0).evidence).reshape(resolution, resolution)
-    region = explain(head, grid, beta=0.0)._own.numpy().reshape(resolution, resolution)
+    region = explain(head, grid, beta=0.0).positions.reshape(resolution, resolution)
     figure, ax = figure_of(ax, (6.5, 5.5))
     _regions(ax, axes_x, axes_y, region, points, assigned)
     _contours(ax, axes_x, axes_y, evidence)
@@ -278,24 +276,24 @@ def _centroids(head: Head) -> Array | None:
 
 def _row(explanation: Explanation, index: int) -> tuple[Array, list[Any]]:
     """Relevance (d,) and feature values of one point."""
-    table = explanation._route.table
-    if len(table.shape) != 2:
-        raise ValueError(f"explanation must be of points (N, d), got one of shape {table.shape}")
+    if len(explanation.shape) != 2:
+        raise ValueError(f"explanation must be of points (N, d), got one of shape {explanation.shape}")
     place = check_int(index, "index")
-    if not 0 <= place < len(table):
-        raise ValueError(f"index must be from 0 to {len(table) - 1}, got {place}: {len(table)} points were explained")
-    if int(explanation._own[place]) == NOISE:
+    count, X = len(explanation), explanation.data
+    if not 0 <= place < count:
+        raise ValueError(f"index must be from 0 to {count - 1}, got {place}: {count} points were explained")
+    if int(explanation.positions[place]) == NOISE:
         raise ValueError(f"row {place} is noise: it belongs to no cluster, so there is nothing to explain")
     relevance = _array(rows_of(explanation.relevance, slice(place, place + 1)))[0]
-    if hasattr(table.X, "iloc"):
+    if hasattr(X, "iloc"):
         # column by column, as a row of a table with whole numbers and fractions would make all of them fractions
-        return relevance, [table.X.iloc[place, column] for column in range(table.shape[1])]
-    return relevance, as_array(rows_of(table.X, slice(place, place + 1)), "X")[0].tolist()
+        return relevance, [X.iloc[place, column] for column in range(X.shape[1])]
+    return relevance, as_array(rows_of(X, slice(place, place + 1)), "X")[0].tolist()
 
 
 def _title(explanation: Explanation, index: int) -> str:
     """Which point, which cluster, how much evidence."""
-    cluster, index_of_rows = explanation.cluster[index], explanation._route.table.index
+    cluster, index_of_rows = explanation.cluster[index], explanation.index
     rival = explanation.competitor
     rather = "" if rival is None else f" rather than {shorten(str(rival))}"
     name = index if index_of_rows is None else index_of_rows[index]

@@ -66,6 +66,13 @@ class Session:
         self.examination.say_found()
         return output
 
+    def with_head_input(self, *inputs: Any, **keywords: Any) -> tuple[Any, Tensor]:
+        """Run the model; its output, and what entered the head, detached."""
+        entered: list[Tensor] = []
+        with self.head.register_forward_pre_hook(lambda _, args: entered.append(args[0].detach())):
+            output = self(*inputs, **keywords)
+        return output, entered[-1]
+
     def _first(self, examination: Examination, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """The first pass; canonizers with which it computes something else are refused."""
         canonized = self._canonized()

@@ -10,26 +10,37 @@ from torch import Tensor, nn
 from zennit.core import Composite
 
 from ..composites import Neon
+from ..functional.competitors import stiffness
+from ..heads.base import Head
 from ..heads.search import find_head
-from ..layer.base import Prepared
 from ..utils.tables import Table
-from .closed_form import ClosedFormAttributor, Question
+from .base import Attribution, Calibration, Target, attribute_batches, coefficients_of, relevance_by_competitor
 from .session import Session, plain_session, session, total
 
-__all__ = ["ModelAttributor"]
+__all__ = ["ZennitAttributor"]
 
 
-class ModelAttributor(ClosedFormAttributor):
-    """Relevance of the input of a model that ends in a head, by Zennit's rules below the head.
+class ZennitAttributor:
+    """Relevance of the input of a model that ends in a head, by Zennit's rules below the head; one point a row.
 
     Parameters
     ----------
     model : torch.nn.Module
     composite : zennit.core.Composite, optional
         Not needed by a model without parameters before the head.
-    table, batch_size, progress
-        As for :class:`~zennit_neon.attributors.closed_form.ClosedFormAttributor`.
+    table : Table
+    batch_size : int, optional
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        If the model has not exactly one head, or needs a composite.
     """
+
+    #: The rules of the layers below may lose some.
+    conserves = False
 
     def __init__(
         self,
@@ -39,92 +50,80 @@ class ModelAttributor(ClosedFormAttributor):
         batch_size: int | None = None,
         progress: bool = False,
     ):
-        head = find_head(model)
+        self.head: Head = find_head(model)
         if composite is None and any(True for _ in model.parameters()):
             raise ValueError(
                 "model has layers before the head, so say how relevance passes them: composite=Neon(EpsilonPlus()) "
                 "or another Zennit composite"
             )
-        super().__init__(head, table, batch_size, progress)
-        self.model: nn.Module | None = model
         rules = composite if isinstance(composite, Neon) else Neon(composite)
-        self.composite: Neon | None = rules
         if rules.beta is not None and self.head.soft:
             raise ValueError(
                 f"beta is part of a soft clustering, or not needed, and cannot be chosen by a composite; got "
                 f"Neon(beta={rules.beta:g})"
             )
+        self.model: nn.Module | None = model
+        self.composite: Neon | None = rules
+        self.table, self.batch_size, self.progress = table, batch_size, progress
+        self.beta: float | None = self.head.beta if rules.beta is None else rules.beta
+        self.competitor: int | None = rules.competitor
         state = [*model.parameters(), *model.buffers()]
         self._like = next((part for part in state if part.dtype.is_floating_point), None)
-        self._scores_of: Tensor | None = None
-        self._session: Session | None = None
-        self._entered: list[Tensor] = []
+        #: Kinds of warnings that were given, which later calls do not repeat.
         self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Results can be pickled, models and composites often cannot."""
-        return {**vars(self), "model": None, "composite": None, "_like": None, "_session": None, "_entered": []}
+        return {**vars(self), "model": None, "composite": None, "_like": None}
 
     @property
-    def beta(self) -> float | None:
-        """Stiffness of the composite, else that of the head."""
-        own = None if self.composite is None else self.composite.beta
-        return self.head.beta if own is None else own
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one number a point."""
+        return (len(self.table),)
 
-    @property
-    def competitor(self) -> int | None:
-        """The competitor of the composite."""
-        return None if self.composite is None else self.composite.competitor
+    def calibrate(self, keep: bool) -> Calibration:
+        """Stiffness by Eq. 3 (paper 1) over the table; nothing is kept, as all is needed again with its graph."""
+        with plain_session(self._live_model()) as running, torch.no_grad():
+            layer = running.head.evidence_layer
+            entered = ((place, running.with_head_input(x)[1]) for place, x in self._batches("calibrate"))
+            scores = (self._scores(running, place, part) for place, part in entered)
+            return Calibration(stiffness(layer.pool_competitors(part).evidence for part in scores), {})
 
-    @property
-    def conserves(self) -> bool:
-        """The rules of the layers below may lose some."""
-        return False
-
-    def check(self) -> None:
-        """The trunk has to know whether it can take the table."""
-
-    def shape_of(self, x: tuple[int, ...]) -> tuple[int, ...]:
-        """One point a row."""
-        return (x[0],)
-
-    def batches(self, title: str) -> Iterator[tuple[slice, Tensor]]:
-        """Batches of X on the device and in the precision of the model, and their places."""
-        numbers = torch.Size(self.table.shape[1:]).numel()
-        size = max(16, 2**18 // max(1, numbers)) if self.batch_size is None else self.batch_size
-        return self.table.batches(size, self.progress, title, self._like, cast=True)
-
-    def calibrate(self, keep: bool) -> float:
-        """Stiffness by Eq. 3 (paper 1) over the table."""
-        with plain_session(self._live_model()) as plain:
-            return ClosedFormAttributor.calibrate(self._within(plain), keep)
-
-    def relevance(self, question: Question, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Relevance like X, evidence, and cluster of each point: the chosen, or else the assigned one."""
+    def attribute(
+        self, target: Target, cluster: Tensor | None = None, calibration: Calibration | None = None
+    ) -> Attribution:
+        """Explain all points, for the assigned clusters unless others are given; scores at the head are kept."""
         model, composite = self._live_model(), self.composite
         assert composite is not None
-        competitor = question.competitor if question.through is None else question.through
-        with session(model, composite.replaced(question.beta, competitor), said=self._said) as running:
-            worker = self._within(running)
-            relevance, evidence, own = ClosedFormAttributor.relevance(worker, question, chosen)
-            if question.through is None:
-                self._scores_of = worker._scores_of
-                running.conclude(*_totals(relevance, evidence))
-        return relevance, evidence, own
+        scores: list[Tensor] = []
+        competitor = target.competitor if target.through is None else target.through
+        with session(model, composite.replaced(target.beta, competitor), said=self._said) as running:
 
-    def shares(self, question: Question, cluster: Tensor) -> Tensor:
-        """Relevance (N, K) that flows through each competitor, from what was kept of the scores of the head."""
-        shares = self.table.empty((len(cluster), self.head.n_clusters))
-        if self._scores_of is None:  # there were no points
-            return shares
+            def explain(place: slice, x: Tensor, chosen: Tensor | None, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                relevance, evidence, own, part = self._explain(running, place, x, chosen, target)
+                if target.through is None:
+                    scores.append(part.cpu())
+                return relevance, evidence, own
+
+            with torch.no_grad():
+                found = attribute_batches(self.table, self.shape, self._batches("explain"), cluster, explain)
+            if target.through is None:
+                running.conclude(*_totals(found.relevance, found.evidence))
+        return Attribution(found.relevance, found.evidence, found.cluster, torch.cat(scores) if scores else None)
+
+    def competitors(self, target: Target, cluster: Tensor, scores: Tensor | None) -> Tensor:
+        """Relevance (N, K) that flows through each competitor, from the scores at the head."""
+        found, layer = self.table.empty((len(cluster), self.head.n_clusters)), self.head.evidence_layer
+        if scores is None:  # there were no points
+            return found
+        size = max(1, 2**20 // max(1, scores.shape[1]))
         with torch.no_grad():
-            size = max(1, 2**20 // max(1, self._scores_of.shape[1]))
             for start in range(0, len(cluster), size):
                 place = slice(start, start + size)
-                scores = self._scores_of[place].to(self.head.clusters.device)
-                passed, _, own = self._coefficients(scores, cluster[place].to(scores.device), question)
-                shares[place] = self._flow(passed, scores, own, question).to(shares)
-        return shares
+                part = scores[place].to(self.head.clusters.device)
+                passed, _, own = coefficients_of(layer, part, cluster[place].to(part.device), target)
+                found[place] = relevance_by_competitor(layer, passed, part, own, target).to(found)
+        return found
 
     def _live_model(self) -> nn.Module:
         """The model; ``ValueError`` where it is gone."""
@@ -135,68 +134,45 @@ class ModelAttributor(ClosedFormAttributor):
             )
         return self.model
 
-    def _within(self, running: Session) -> ModelAttributor:
-        """The same route on the twin of a session: several threads may ask one explanation."""
-        worker = object.__new__(type(self))
-        vars(worker).update(vars(self))
-        worker._session, worker._entered, worker._kept, worker._scores_of = running, [], {}, None
-        worker.head = running.head
-        return worker
+    def _batches(self, title: str) -> Iterator[tuple[slice, Tensor]]:
+        """Batches of X on the device and in the precision of the model, and their places."""
+        numbers = torch.Size(self.table.shape[1:]).numel()
+        size = max(16, 2**18 // max(1, numbers)) if self.batch_size is None else self.batch_size
+        return self.table.batches(size, self.progress, title, self._like, cast=True)
 
-    def _run(self, x: Tensor) -> Tensor:
-        """One forward pass, with a note of what enters the head."""
-        assert self._session is not None
-        self._entered.clear()
-        with self.head.register_forward_pre_hook(lambda _, inputs: self._entered.append(inputs[0])):
-            output: Tensor = self._session(x)
-        return output
-
-    def _prepared(self, place: slice, x: Tensor) -> Prepared:
-        """As for a head, of what the trunk makes of ``x``."""
-        with torch.no_grad():
-            self._run(x)
-        return self._heard(place)
-
-    def _heard(self, place: slice) -> Prepared:
-        """Points that entered the head in the last forward pass, and their scores."""
-        entered = self._entered.pop().detach()
+    def _scores(self, running: Session, place: slice, entered: Tensor) -> Tensor:
+        """Scores (M, K) of what has entered the head."""
         if entered.ndim != 2:
             raise ValueError(
                 f"the head gives evidence for every location of {tuple(entered.shape)}, but explain needs one cluster "
                 "a row; ClusterGradient of zennit_neon.attribution explains the clusters of all locations"
             )
-        return super()._prepared(place, entered)
-
-    def _keep(self, place: slice, scores: Tensor) -> None:
-        """Scores at the head, for :meth:`shares`."""
-        if self._scores_of is None:
-            self._scores_of = torch.empty((len(self.table), *scores.shape[1:]), dtype=scores.dtype)
-        self._scores_of[place] = scores
+        head = running.head
+        return self.table.check(place, head.evidence_layer.prepare(head.rows(entered)).scores)
 
     def _explain(
-        self, place: slice, x: Tensor, cluster: Tensor | None, question: Question, out: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass of Zennit's rules, seeded with the evidence of the explained cluster."""
+        self, running: Session, place: slice, x: Tensor, cluster: Tensor | None, target: Target
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One pass of Zennit's rules, seeded with the evidence of the explained cluster; and the scores at the head."""
+        layer, clusters = running.head.evidence_layer, running.head.clusters
         with torch.enable_grad():
             x = x.detach().clone().requires_grad_() if x.is_inference() else x.detach().requires_grad_()
-            output = self._run(x)
-            scores = self._heard(place).scores
-            self._keep(place, scores)
-            passed, amount, own = self._coefficients(scores, cluster, question)
-            evidence = amount
-            if question.through is not None:  # the rules then see one neuron, without the constant of soft pooling
-                layer = self.head.evidence_layer
-                shift = layer.shift if layer.shift_in_bias and question.competitor is None else 0.0
-                amount = layer.relevance_by_competitor(passed, scores, own, shift)[:, question.through]
-            column = own[:, None] == self.head.clusters.to(own.device)
+            output, entered = running.with_head_input(x)
+            scores = self._scores(running, place, entered)
+            passed, evidence, own = coefficients_of(layer, scores, cluster, target)
+            amount = evidence
+            if target.through is not None:  # the rules then see one neuron, without the constant of soft pooling
+                shift = layer.shift if layer.shift_in_bias and target.competitor is None else 0.0
+                amount = layer.relevance_by_competitor(passed, scores, own, shift)[:, target.through]
+            column = own[:, None] == clusters.to(own.device)
             if not bool(column.any(1).all()):
                 raise ValueError(
                     f"some points are assigned to clusters that the head does not put out "
-                    f"(its clusters are {self.head.clusters.tolist()}); give cluster="
+                    f"(its clusters are {clusters.tolist()}); give cluster="
                 )
             seed = column.to(output.dtype) * amount[:, None].to(output.dtype)
             (relevance,) = torch.autograd.grad(output, x, seed)
-        return relevance.detach(), evidence, own
+        return relevance.detach(), evidence, own, scores
 
 
 def _totals(relevance: Tensor, evidence: Tensor) -> tuple[float, float]:

@@ -5,7 +5,7 @@ Every rule of Zennit for a linear layer is linear in the relevance that enters i
 .. math:: R_\mathrm{in} = \sum_m x_m \odot W_m^\top (R_\mathrm{out} \oslash D_m)
 
 with modified inputs :math:`x_m`, modified weights :math:`W_m` and denominators :math:`D_m` (stabilised outputs of the
-modified layers). Zennit computes :math:`D_m` anew in each backward pass. Here the forward pass leaves them behind, and
+modified layers). Zennit computes :math:`D_m` anew in each backward pass. Here the forward pass keeps them, and
 a backward pass is one division, one transposed layer and one product a term. Terms that cannot contribute are left
 out: those of negative inputs below a ReLU, and the second branch of the gamma rule as long as no relevance lands on
 inactive units.
@@ -121,7 +121,7 @@ class _Propagate(torch.autograd.Function):
 
 
 class _State:
-    """What one forward pass through one layer leaves behind."""
+    """What one forward pass through one layer keeps."""
 
     def __init__(self, output: Tensor, memory: _Memory):
         self._output: Tensor | None = output

@@ -194,9 +194,7 @@ def _report(
     pipeline, clusters = fit(frame, model, options, progress)
     found = neuralized(pipeline, frame, support=options.support, random_state=options.seed, progress=progress)
     head = found.head
-    explanation = explain_points(head, frame, beta=beta, min_fidelity=0.0, progress=progress)
-    if found.groups is not None:
-        explanation = explanation.with_noise(found.groups.noise)
+    explanation = explain_points(head, frame, beta=beta, min_fidelity=0.0, progress=progress).with_noise(found.noise)
     warning = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)
     title = f"{source}: {len(frame)} rows, {frame.shape[1]} columns, {clusters}"
     return Report(title, frame, explanation, top), warning

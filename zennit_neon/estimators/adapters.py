@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -17,12 +16,15 @@ from ..heads.kernel import NeuralizedKernelKMeans
 from ..heads.kmeans import NeuralizedKMeans
 from ..heads.softmax import NeuralizedSoftmax
 from ..utils.arrays import is_sparse
-from .steps import Adapters, fitted, lookup, steps_of
+from ..utils.registry import Registry
+from .steps import fitted, steps_of
 
-__all__ = ["centers_of", "to_head"]
+__all__ = ["centers_of", "register", "to_head"]
+
+_REGISTRY: Registry[Head] = Registry()
+register = _REGISTRY.register
 
 
-@functools.singledispatch
 def to_head(clustering: Any) -> Head:
     """The head of a clustering.
 
@@ -33,7 +35,7 @@ def to_head(clustering: Any) -> Head:
     TypeError, ValueError
         If nothing is known about its type, or it is not fitted.
     """
-    adapter = lookup(clustering, _CLUSTERINGS)
+    adapter = _REGISTRY.find(clustering)
     if adapter is not None:
         return adapter(clustering)
     for kind in type(clustering).__mro__:
@@ -46,23 +48,23 @@ def to_head(clustering: Any) -> Head:
         return NeuralizedKMeans(clustering)
     raise TypeError(
         f"clustering must be a fitted clustering, a Pipeline that ends in one, centroids (K, d) or a head, "
-        f"got {type(clustering).__name__}; known are {sorted({name for _, name in _CLUSTERINGS})}, and what is added "
-        "with neuralize.register"
+        f"got {type(clustering).__name__}; known are {_REGISTRY.names}, and what is added with "
+        "neuralize.register"
     )
 
 
-@to_head.register
+@_REGISTRY.register
 def _(clustering: Head) -> Head:
     return clustering
 
 
-@to_head.register(nn.Linear)
-@to_head.register(nn.Conv2d)
+@_REGISTRY.register(nn.Linear)
+@_REGISTRY.register(nn.Conv2d)
 def _(clustering: nn.Module) -> Head:
     return NeuralizedSoftmax(clustering)
 
 
-@to_head.register(nn.Module)
+@_REGISTRY.register(nn.Module)
 def _(clustering: nn.Module) -> Head:
     """Deep clusterings, by the names that their public implementations use."""
     centers = centers_of(clustering)
@@ -183,19 +185,20 @@ def _pipeline(pipeline: Any) -> Head:
     return to_head(pipeline.steps[-1][1]).with_preprocessing(steps, _names(pipeline))
 
 
-_CLUSTERINGS: Adapters[Head] = {
-    ("sklearn", "KMeans"): _nearest_center,
-    ("sklearn", "MiniBatchKMeans"): _nearest_center,
-    ("sklearn", "MeanShift"): _nearest_center,
-    ("sklearn", "AffinityPropagation"): _affinity_propagation,
-    ("sklearn", "Birch"): _birch,
-    ("sklearn", "BisectingKMeans"): _bisecting,
-    ("sklearn", "GaussianMixture"): _gaussian_mixture,
-    ("sklearn", "NearestCentroid"): _nearest_centroid,
-    ("sklearn", "Pipeline"): _pipeline,
-    ("faiss", "Kmeans"): _faiss,
-    ("zennit_neon", "KernelKMeans"): _kernel_kmeans,
-}
+for _name, _adapter in {
+    "sklearn.KMeans": _nearest_center,
+    "sklearn.MiniBatchKMeans": _nearest_center,
+    "sklearn.MeanShift": _nearest_center,
+    "sklearn.AffinityPropagation": _affinity_propagation,
+    "sklearn.Birch": _birch,
+    "sklearn.BisectingKMeans": _bisecting,
+    "sklearn.GaussianMixture": _gaussian_mixture,
+    "sklearn.NearestCentroid": _nearest_centroid,
+    "sklearn.Pipeline": _pipeline,
+    "faiss.Kmeans": _faiss,
+    "zennit_neon.KernelKMeans": _kernel_kmeans,
+}.items():
+    _REGISTRY.register(_name, _adapter)
 
 _REFUSED = {
     "FeatureAgglomeration": "it clusters features, not points",

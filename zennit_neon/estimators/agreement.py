@@ -14,7 +14,7 @@ from ..heads.base import Head
 from ..utils.arrays import Array, as_array, as_numpy, is_sparse
 from ..utils.labels import named, positions
 from ..utils.model_state import say
-from ..utils.sources import holds_text, rows_of
+from ..utils.sources import rows_of
 from ..utils.tables import Table
 
 __all__ = ["check_predictions", "check_same"]
@@ -43,7 +43,7 @@ def check_predictions(head: Head, table: Table, estimator: Any) -> None:
     if not hasattr(estimator, "predict") or len(table.shape) != 2 or not len(table):
         return
     places = _sample(len(table))
-    predicted = _predicted(estimator, rows_of(table.X, places))
+    predicted = _predicted(estimator, rows_of(table.X, places), table.holds_text)
     if predicted is None:
         return
     try:
@@ -66,10 +66,10 @@ def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
         _compare(head, table.some(places), wanted, places, "the network behind the steps of the Pipeline")
 
 
-def _predicted(estimator: Any, rows: Any) -> Array | None:
+def _predicted(estimator: Any, rows: Any, is_text: bool) -> Array | None:
     """Labels of some rows; None if they are none that the estimator takes, which is then said elsewhere."""
     rows, names = as_numpy(rows), getattr(estimator, "feature_names_in_", None)
-    if not holds_text(rows) and (not is_sparse(rows) or np.prod(rows.shape) <= DENSE):
+    if not is_text and (not is_sparse(rows) or np.prod(rows.shape) <= DENSE):
         # with the names that scikit-learn expects, or it wonders
         rows = as_array(rows, "X")
         if names is not None:
@@ -105,7 +105,8 @@ def _compare(head: Head, x: Tensor, wanted: Tensor, places: Array, what: str) ->
         wrong = (found != wanted).nonzero()[:, 0]
         if not len(wrong):
             return
-        behind = -layer.pool_competitors(scores[wrong.to(device)], wanted[wrong].to(device)).pooled[:, 0].double().cpu()
+        pooled = layer.pool_competitors(scores[wrong.to(device)], wanted[wrong].to(device))
+        behind = -pooled.evidence[:, 0].double().cpu()
     rounded, wrong = wrong, wrong[behind > _rounding(head, x[wrong])]
     if not len(wrong) and len(rounded) > MOST * len(places):
         say(

@@ -11,10 +11,10 @@ from ..exceptions import InexactError, not_fitted
 from ..functional.competitors import check_beta
 from ..heads.affine import Affine, RowNorm
 from ..heads.base import Head
-from ..utils.arrays import as_numpy
+from ..utils.arrays import Array, as_numpy
 from ..utils.labels import Groups, are_labels, groups
-from ..utils.tables import Table
-from .adapters import to_head
+from ..utils.tables import Table, as_table
+from .adapters import register, to_head
 from .agreement import check_same
 from .steps import steps_of
 from .surrogate import surrogate
@@ -168,30 +168,34 @@ def _stiffened(head: Head, soft: bool, beta: float | None) -> Head:
     return head.rebuilt(**changes, **({"soft": soft} if soft else {}))
 
 
-neuralize.register = to_head.register  # type: ignore[attr-defined]
+neuralize.register = register  # type: ignore[attr-defined]
 
 
 class Neuralized(NamedTuple):
-    """A head, and the labels that it stands for."""
+    """A head, the labels that it stands for, and the points that were read on the way."""
 
     head: Head
     #: None where the head is exact.
     groups: Groups | None
+    #: The points, of which noise with missing values is ignored; None if they were not read.
+    table: Table | None
 
-    def table(self, X: Any) -> Table:
-        """The points, in which noise may have missing and infinite values."""
-        return _without_noise(Table(X), self.groups)
+    @property
+    def noise(self) -> Array | None:
+        """Which points belong to no cluster, bool (N,); None if there is no noise."""
+        return self.groups.noise if self.groups is not None and self.groups.noise.any() else None
 
 
-def _without_noise(table: Table, found: Groups | None) -> Table:
-    """A table in which noise that cannot be read is ignored."""
-    if found is None or not found.noise.any():
-        return table
-    return Table(table.X, table.unreadable(found.noise))
+def _without_noise(table: Table, found: Groups) -> Table:
+    """A table in which noise that has missing or infinite values is ignored."""
+    return table.ignoring(table.unreadable(found.noise)) if found.noise.any() else table
 
 
 def neuralized(clustering: Any, X: Any = None, **options: Any) -> Neuralized:
-    """As :func:`neuralize`, whose options it takes; with the labels, which are read or predicted once."""
+    """As :func:`neuralize`, whose options it takes; with the labels, which are read or predicted once.
+
+    ``X`` may also be a :class:`~zennit_neon.utils.tables.Table`.
+    """
     fit: Fit = functools.partial(surrogate, **options)
     if are_labels(clustering):
         if X is None:
@@ -199,14 +203,16 @@ def neuralized(clustering: Any, X: Any = None, **options: Any) -> Neuralized:
                 "clustering must have shape (K, d) if it is centroids, and needs the points if it is labels: "
                 "neuralize(labels, X)"
             )
-        return _fitted(clustering, X, fit)
+        return _fitted(clustering, as_table(X), fit)
     shape: tuple[int, ...] = getattr(clustering, "shape", ())
-    if X is not None and len(shape) == 2 and shape[1] == 1 and shape[0] == len(Table(X)) and Table(X).shape[1] > 1:
-        raise ValueError(
-            f"labels must have shape ({shape[0]},), one for each row of X, got {tuple(shape)}: give its only column"
-        )
+    if X is not None and len(shape) == 2 and shape[1] == 1:
+        X = as_table(X)
+        if shape[0] == len(X) and X.shape[1] > 1:
+            raise ValueError(
+                f"labels must have shape ({shape[0]},), one for each row of X, got {tuple(shape)}: give its only column"
+            )
     try:
-        return Neuralized(to_head(clustering), None)
+        return Neuralized(to_head(clustering), None, X if isinstance(X, Table) else None)
     except InexactError as error:
         if X is None:
             steps = "; explain(pipeline, X) takes steps that work column by column"
@@ -217,63 +223,67 @@ def neuralized(clustering: Any, X: Any = None, **options: Any) -> Neuralized:
     except TypeError:
         if X is None or not hasattr(clustering, "labels_"):
             raise
-    labels, last = _labels_of(clustering, X), _last(clustering)
+    table = as_table(X)
+    labels, last = _labels_of(clustering, table), _last(clustering)
     if hasattr(clustering, "steps"):
         try:
-            return _behind_steps(clustering, X, labels, fit)
+            return _behind_steps(clustering, table, labels, fit)
         except InexactError:
             pass  # in the space of the input then
-    return _fitted(labels, X, fit, _is_hdbscan(last))
+    return _fitted(labels, table, fit, _is_hdbscan(last))
 
 
 def neuralize_final_step(pipeline: Any, X: Any, steps: list[Affine | RowNorm], progress: bool = False) -> Neuralized:
     """The clustering at the end of a Pipeline, seen from before ``steps``, whatever comes before those."""
-    last = pipeline.steps[-1][1]
+    table, last = as_table(X), pipeline.steps[-1][1]
     if not are_labels(last):
         try:
-            return Neuralized(to_head(last).with_preprocessing(steps), None)
+            return Neuralized(to_head(last).with_preprocessing(steps), None, table)
         except (InexactError, TypeError):
             pass  # by its labels then
-    head, found = neuralized(last, pipeline[:-1].transform(as_numpy(X)), progress=progress)
-    return Neuralized(head.with_preprocessing(steps), found)
+    found = neuralized(last, pipeline[:-1].transform(as_numpy(table.X)), progress=progress)
+    return Neuralized(found.head.with_preprocessing(steps), found.groups, table)
 
 
-def _fitted(labels: Any, X: Any, fit: Fit, is_hdbscan: bool = False) -> Neuralized:
+def _fitted(labels: Any, table: Table, fit: Fit, is_hdbscan: bool = False) -> Neuralized:
     """A head that is fitted to labels of points."""
-    table = Table(X)
+    table.check_numbers()
     found = groups(labels, len(table), table.index, table.unreadable, is_hdbscan)
-    return Neuralized(fit(found, _without_noise(table, found)), found)
+    table = _without_noise(table, found)
+    return Neuralized(fit(found, table), found, table)
 
 
-def _behind_steps(pipeline: Any, X: Any, labels: Any, fit: Fit) -> Neuralized:
+def _behind_steps(pipeline: Any, table: Table, labels: Any, fit: Fit) -> Neuralized:
     """Labels at the end of a Pipeline, explained in the space that was clustered and seen from its input."""
     last = pipeline.steps[-1][1]
     if len(pipeline.steps) == 1:
-        return _behind_steps(last, X, labels, fit) if hasattr(last, "steps") else _fitted(labels, X, fit)
-    steps, table = steps_of(pipeline), Table(X)
-    points = pipeline[:-1].transform(as_numpy(X))
+        return _behind_steps(last, table, labels, fit) if hasattr(last, "steps") else _fitted(labels, table, fit)
+    steps = steps_of(pipeline)
+    table.check_numbers()
+    points = as_table(pipeline[:-1].transform(as_numpy(table.X)))
     inner = _behind_steps(last, points, labels, fit) if hasattr(last, "steps") else _fitted(labels, points, fit)
-    head = inner.head.with_preprocessing(steps, table.names)
-    check_same(head, inner.table(X), inner.head, inner.table(points))
-    return Neuralized(head, inner.groups)
+    assert inner.groups is not None
+    assert inner.table is not None
+    head, table = inner.head.with_preprocessing(steps, table.names), _without_noise(table, inner.groups)
+    check_same(head, table, inner.head, inner.table)
+    return Neuralized(head, inner.groups, table)
 
 
-def _labels_of(clustering: Any, X: Any) -> Any:
+def _labels_of(clustering: Any, table: Table) -> Any:
     """Labels of points: predicted where the clustering can, else those that it was fitted with."""
-    rows, last = as_numpy(X), _last(clustering)
+    last = _last(clustering)
     known = getattr(last, "labels_", None)
     if hasattr(clustering, "predict"):
         try:
-            return clustering.predict(rows)
+            return clustering.predict(as_numpy(table.X))
         except (AttributeError, ValueError):
             if known is None:
                 raise
     if known is None:
         raise not_fitted(last, "labels_")
-    count = Table(X).shape[0] if not hasattr(rows, "shape") else rows.shape[0]
-    if len(known) != count:
+    if len(known) != len(table):
         raise ValueError(
-            f"{type(last).__name__} has labels of {len(known)} points and no rule for others, but X has {count}: "
+            f"{type(last).__name__} has labels of {len(known)} points and no rule for others, but X has {len(table)}: "
             "give the points that it was fitted on to neuralize(clustering, X), and explain others with that head"
         )
     return known

@@ -18,13 +18,16 @@ from torch import Tensor
 
 from ..exceptions import InexactError
 from ..heads.affine import Affine, RowNorm
-from ..utils.arrays import Array
-from ..utils.sources import holds_text
-from .steps import Adapters, Block, affine_step, blocks_of, fitted, lookup, side_by_side, steps_of
+from ..utils.arrays import Array, as_numpy
+from ..utils.registry import Registry
+from ..utils.sources import rows_of
+from ..utils.tables import Table
+from .steps import Block, affine_step, blocks_of, fitted, side_by_side, steps_of
 
-__all__ = ["Encoding", "encode"]
+__all__ = ["Encoding", "encode", "source_columns"]
 
 Steps = list[Affine | RowNorm]
+_REGISTRY: Registry[Any] = Registry()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,26 +60,26 @@ class Encoding:
         """Apply this first, and ``after`` to what it gives."""
         return Encoding(functools.partial(_one_after_the_other, self.apply, after.apply), self.source[after.source])
 
-    def pooled(self, relevance: Tensor, width: int) -> Tensor:
+    def aggregate(self, relevance: Tensor, width: int) -> Tensor:
         """Relevance (N, width) of the columns, from that of the numbers (N, m)."""
         source = torch.from_numpy(self.source).to(relevance.device)
         return relevance.new_zeros(len(relevance), width).index_add_(1, source, relevance)
 
 
-def encode(pipeline: Any, X: Any) -> tuple[Encoding, Steps] | None:
+def encode(pipeline: Any, table: Table) -> tuple[Encoding, Steps] | None:
     """Write the steps before a clustering as an encoding, column by column, and affine steps behind it.
 
     Parameters
     ----------
     pipeline : Pipeline
-    X : ndarray or DataFrame, shape (N, d)
-        Points as the pipeline takes them; the first tells the sizes.
+    table : Table, shape (N, d)
+        Of which the first row tells the sizes.
 
     Returns
     -------
     encoding, steps
-        Or None where no encoding is needed (all steps are affine, and X holds numbers), or none is possible (a step
-        mixes columns and is not affine).
+        Or None where no encoding is needed (all steps are affine, and the table holds numbers), or none is possible (a
+        step mixes columns and is not affine).
 
     Raises
     ------
@@ -85,14 +88,65 @@ def encode(pipeline: Any, X: Any) -> tuple[Encoding, Steps] | None:
     """
     try:
         steps_of(pipeline)
-        if not holds_text(X):
+        if not table.holds_text:
             return None
     except InexactError:
         pass
     try:
-        return _chain(pipeline.steps[:-1], X[:1])
+        return _chain(pipeline.steps[:-1], rows_of(as_numpy(table.X), slice(0, 1)))
     except InexactError:
         return None
+
+
+def source_columns(transformer: Any) -> Array:
+    """The column that each output of a fitted transformer is made of, for transformers that work column by column.
+
+    :func:`~zennit_neon.explain` sums the relevance of the outputs of a column, so that a Pipeline which begins with
+    such transformers is explained in terms of its columns, whatever the transformer computes.
+
+    Parameters
+    ----------
+    transformer
+        ``OneHotEncoder``, ``OrdinalEncoder``, ``SimpleImputer``, ``PowerTransformer``, ``SplineTransformer``, ... of
+        scikit-learn, or what is added with ``source_columns.register``.
+
+    Returns
+    -------
+    ndarray of int64, shape (m,)
+
+    Raises
+    ------
+    InexactError
+        If nothing is known about the class of the transformer.
+
+    Examples
+    --------
+    >>> from sklearn.preprocessing import OneHotEncoder
+    >>> source_columns(OneHotEncoder().fit([["a", 1], ["b", 2], ["c", 2]]))
+    array([0, 0, 0, 1, 1])
+
+    A transformer of one's own:
+
+    >>> class Cyclic:  # hours as points on a circle
+    ...     def fit(self, X, y=None):
+    ...         return self
+    ...     def transform(self, X):
+    ...         angle = np.asarray(X) * 2 * np.pi / 24
+    ...         return np.hstack([np.sin(angle), np.cos(angle)])
+    >>> @source_columns.register(Cyclic)
+    ... def _(step):
+    ...     return [0, 0]
+    """
+    adapter = _REGISTRY.find(transformer)
+    if adapter is None:
+        raise InexactError(
+            f"{type(transformer).__name__} is not known to work column by column; known are {_REGISTRY.names}, and "
+            "what is added with source_columns.register"
+        )
+    return np.asarray(adapter(transformer), dtype=np.int64)
+
+
+source_columns.register = _REGISTRY.register  # type: ignore[attr-defined]
 
 
 def _identity(rows: Any) -> Encoding:
@@ -148,7 +202,7 @@ def _parted(step: Any, rows: Any) -> tuple[Encoding, Steps]:
 
 
 def _has_blocks(step: Any) -> bool:
-    return lookup(step, {("sklearn", "ColumnTransformer"): bool, ("sklearn", "FeatureUnion"): bool}) is not None
+    return any(kind.__name__ in ("ColumnTransformer", "FeatureUnion") for kind in type(step).__mro__)
 
 
 def _blocks(step: Any, rows: Any) -> tuple[Encoding, Steps]:
@@ -184,9 +238,8 @@ def _chosen(rows: Any, block: Block) -> Any:
 
 def _columnwise(step: Any, rows: Any) -> Encoding:
     """A step each of whose numbers comes from one column, or ``InexactError``."""
-    sources = lookup(step, _SOURCES)
-    if sources is not None:
-        return Encoding(step.transform, np.asarray(sources(step), dtype=np.int64))
+    if _REGISTRY.find(step) is not None:
+        return Encoding(step.transform, source_columns(step))
     if hasattr(step, "steps"):
         encoding = _identity(rows)
         for _, inner in step.steps:
@@ -208,7 +261,10 @@ def _columnwise(step: Any, rows: Any) -> Encoding:
         return Encoding(step.transform, np.arange(known.in_features))
     if np.ndim(rows) == 1 or rows.shape[1] == 1:
         return Encoding(step.transform, np.zeros(step.transform(rows).shape[1], dtype=np.int64))
-    raise InexactError(f"{type(step).__name__} is neither affine nor known to work column by column")
+    raise InexactError(
+        f"{type(step).__name__} is neither affine nor known to work column by column: add it with "
+        "affine_step.register or source_columns.register"
+    )
 
 
 def _each(step: Any) -> Array:
@@ -252,17 +308,18 @@ def _function(step: Any) -> Array:
     return _each(step)
 
 
-_SOURCES: Adapters[Array] = {
-    ("sklearn", "OneHotEncoder"): _one_hot,
-    ("sklearn", "OrdinalEncoder"): _each,
-    ("sklearn", "SimpleImputer"): _imputer,
-    ("sklearn", "PowerTransformer"): _each,
-    ("sklearn", "QuantileTransformer"): _each,
-    ("sklearn", "KBinsDiscretizer"): _bins,
-    ("sklearn", "SplineTransformer"): _splines,
-    ("sklearn", "FunctionTransformer"): _function,
-    ("sklearn", "Binarizer"): _each,
-    ("sklearn", "MinMaxScaler"): _each,
-    ("sklearn", "MaxAbsScaler"): _each,
-    ("sklearn", "SelectorMixin"): lambda step: np.flatnonzero(step.get_support()),
-}
+for _name, _adapter in {
+    "sklearn.OneHotEncoder": _one_hot,
+    "sklearn.OrdinalEncoder": _each,
+    "sklearn.SimpleImputer": _imputer,
+    "sklearn.PowerTransformer": _each,
+    "sklearn.QuantileTransformer": _each,
+    "sklearn.KBinsDiscretizer": _bins,
+    "sklearn.SplineTransformer": _splines,
+    "sklearn.FunctionTransformer": _function,
+    "sklearn.Binarizer": _each,
+    "sklearn.MinMaxScaler": _each,
+    "sklearn.MaxAbsScaler": _each,
+    "sklearn.SelectorMixin": lambda step: np.flatnonzero(step.get_support()),
+}.items():
+    _REGISTRY.register(_name, _adapter)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +12,11 @@ import torch
 from ..exceptions import InexactError, not_fitted
 from ..heads.affine import Affine, RowNorm, exact_offset
 from ..utils.arrays import Array
+from ..utils.registry import Registry
 
-__all__ = ["Adapters", "Block", "affine_step", "blocks_of", "fitted", "lookup", "side_by_side", "steps_of"]
+__all__ = ["Block", "affine_step", "blocks_of", "fitted", "side_by_side", "steps_of"]
 
-Made = TypeVar("Made")
-Adapters = dict[tuple[str, str], Callable[[Any], Made]]
+_REGISTRY: Registry[Affine | RowNorm | None] = Registry()
 
 
 def affine_step(transformer: Any) -> Affine | RowNorm | None:
@@ -28,30 +27,18 @@ def affine_step(transformer: Any) -> Affine | RowNorm | None:
     ValueError
         If the step is neither; register one of your own with ``affine_step.register``.
     """
-    return _to_step(transformer)
-
-
-@functools.singledispatch
-def _to_step(transformer: Any) -> Affine | RowNorm | None:
     if transformer is None or (isinstance(transformer, str) and transformer == "passthrough"):
         return None
-    adapter = lookup(transformer, _STEPS)
+    adapter = _REGISTRY.find(transformer)
     if adapter is None:
         raise InexactError(
             f"the step {type(transformer).__name__} is not known to be affine, so relevance cannot be carried "
-            f"through it exactly; known are {sorted({name for _, name in _STEPS})}, and what is added with "
-            "affine_step.register"
+            f"through it exactly; known are {_REGISTRY.names}, and what is added with affine_step.register"
         )
     return adapter(transformer)
 
 
-affine_step.register = _to_step.register  # type: ignore[attr-defined]
-
-
-def lookup(estimator: Any, table: Adapters[Made]) -> Callable[[Any], Made] | None:
-    """Adapter for the class of an estimator or the nearest base class; no library is imported for it."""
-    keys = ((kind.__module__.partition(".")[0], kind.__name__) for kind in type(estimator).__mro__)
-    return next((table[key] for key in keys if key in table), None)
+affine_step.register = _REGISTRY.register  # type: ignore[attr-defined]
 
 
 def fitted(estimator: Any, attribute: str) -> Any:
@@ -233,18 +220,20 @@ def _column_transformer(step: Any) -> Affine:
     return side_by_side(parts, size)
 
 
-_STEPS: Adapters[Affine | RowNorm | None] = {
-    ("sklearn", "StandardScaler"): _standard_scaler,
-    ("sklearn", "MinMaxScaler"): _min_max_scaler,
-    ("sklearn", "MaxAbsScaler"): _max_abs_scaler,
-    ("sklearn", "RobustScaler"): _robust_scaler,
-    ("sklearn", "PCA"): _pca,
-    ("sklearn", "IncrementalPCA"): _pca,
-    ("sklearn", "TruncatedSVD"): _truncated_svd,
-    ("sklearn", "Normalizer"): _normalizer,
-    ("sklearn", "SelectorMixin"): _selector,
-    ("sklearn", "FunctionTransformer"): _function_transformer,
-    ("sklearn", "Pipeline"): _pipeline_step,
-    ("sklearn", "ColumnTransformer"): _column_transformer,
-    ("sklearn", "FeatureUnion"): _column_transformer,
+_ADAPTERS: dict[str, Callable[[Any], Affine | RowNorm | None]] = {
+    "sklearn.StandardScaler": _standard_scaler,
+    "sklearn.MinMaxScaler": _min_max_scaler,
+    "sklearn.MaxAbsScaler": _max_abs_scaler,
+    "sklearn.RobustScaler": _robust_scaler,
+    "sklearn.PCA": _pca,
+    "sklearn.IncrementalPCA": _pca,
+    "sklearn.TruncatedSVD": _truncated_svd,
+    "sklearn.Normalizer": _normalizer,
+    "sklearn.SelectorMixin": _selector,
+    "sklearn.FunctionTransformer": _function_transformer,
+    "sklearn.Pipeline": _pipeline_step,
+    "sklearn.ColumnTransformer": _column_transformer,
+    "sklearn.FeatureUnion": _column_transformer,
 }
+for _name, _adapter in _ADAPTERS.items():
+    _REGISTRY.register(_name, _adapter)

@@ -11,7 +11,7 @@ from ..heads.kernel import NeuralizedKernelKMeans
 from ..utils.arrays import Array
 from ..utils.labels import groups
 from ..utils.model_state import exact
-from ..utils.tables import Table
+from ..utils.tables import Table, as_table
 from ..utils.validation import check_int, check_real
 from .fidelity import Fidelity
 from .mixture import LOOK, Mixture
@@ -81,7 +81,8 @@ def surrogate(
     from sklearn.utils import check_random_state
     from tqdm.auto import tqdm
 
-    table = X if isinstance(X, Table) else Table(X)
+    table = as_table(X)
+    table.check_numbers()
     if len(table.shape) != 2:
         raise ValueError(f"X must have shape (N, d) for labels to be explained on it, got {table.shape}")
     support = check_int(support, "support", 1)

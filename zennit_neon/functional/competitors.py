@@ -3,7 +3,7 @@ r"""The mathematics of NEON: pure functions on tensors, no modules, no hooks, no
 Notation follows Kauffmann et al., *From Clustering to Cluster Explanations via Neural Networks* ("paper 1"):
 ``x`` are points, ``c`` is the cluster that is explained, ``k != c`` are its competitors.
 
-Two facts carry the whole module.
+Two facts carry this module.
 
 1. **Scores.** With the outlierness :math:`o_k = \|x - \mu_k\|^2` the first layer of the neuralised model is
    :math:`h_{ck} = o_k - o_c = s_c - s_k` where :math:`s_k = 2 \mu_k \cdot x - \|\mu_k\|^2`. The pairwise layer
@@ -228,10 +228,10 @@ class PooledCompetitors(NamedTuple):
     #: (M, K): score of each competitor minus that of the nearest, at most 0; -inf at the explained cluster itself.
     gap: Tensor
     #: (M, 1): evidence of the explained cluster.
-    pooled: Tensor
+    evidence: Tensor
     #: (M, 1) int64: the explained cluster.
     cluster: Tensor
-    #: (M, 1): of soft pools, score of the explained cluster minus that of the nearest; of hard ones that is ``pooled``.
+    #: (M, 1): of soft pools, score of the explained cluster minus that of the nearest; of hard ones that is evidence.
     margin: Tensor | None = None
 
 
@@ -247,7 +247,7 @@ def pool_competitors(scores: Tensor, cluster: Tensor | None = None) -> PooledCom
     return PooledCompetitors(gap - nearest, own - nearest, cluster)
 
 
-def coefficients(contest: PooledCompetitors, beta: float, relevance: Tensor | None = None) -> Tensor:
+def coefficients(pooled: PooledCompetitors, beta: float, relevance: Tensor | None = None) -> Tensor:
     r"""Min-take-most and the denominators of the midpoint rule in one, without the pairwise layer.
 
     .. math::
@@ -259,7 +259,7 @@ def coefficients(contest: PooledCompetitors, beta: float, relevance: Tensor | No
 
     Parameters
     ----------
-    contest : PooledCompetitors
+    pooled : PooledCompetitors
         Of the scores of M points and K clusters.
     beta : float
         Stiffness (Eq. 2, paper 1).
@@ -271,11 +271,11 @@ def coefficients(contest: PooledCompetitors, beta: float, relevance: Tensor | No
     Tensor, shape (M, K)
         Rows sum to zero.
     """
-    gap, pooled, cluster, _ = contest
+    gap, evidence, cluster, _ = pooled
     behind = gap.scatter(1, cluster, 0) if gap.requires_grad else gap  # infinity has no gradient
     # on the boundary f = h = 0 for the nearest competitor: a number that is next to nothing gives the limit
-    safe = torch.where(pooled == 0, torch.finfo(pooled.dtype).tiny, pooled)
-    least = float(pooled.detach().min()) if pooled.numel() else 1.0
+    safe = torch.where(evidence == 0, torch.finfo(evidence.dtype).tiny, evidence)
+    least = float(evidence.detach().min()) if evidence.numel() else 1.0
     if least < 0:
         share = _shares(gap, beta, 1)
         activation = 1 - behind / safe  # h_ck / f_c
@@ -285,12 +285,12 @@ def coefficients(contest: PooledCompetitors, beta: float, relevance: Tensor | No
     else:
         weight = _weights(gap, beta)
         total = weight.sum(1, keepdim=True)
-        if least > 4 * gap.shape[1] * torch.finfo(pooled.dtype).tiny:
+        if least > 4 * gap.shape[1] * torch.finfo(evidence.dtype).tiny:
             passed = weight / torch.addcmul(total, behind, total / safe, value=-1)  # total * h_ck / f_c
         else:  # total / f_c may be infinite
             passed = weight / (1 - behind / safe) / total
     if relevance is not None:
-        passed = passed * quotient(relevance[:, None], pooled)
+        passed = passed * quotient(relevance[:, None], evidence)
     return passed.scatter(1, cluster, -passed.sum(1, keepdim=True))
 
 

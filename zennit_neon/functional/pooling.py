@@ -69,15 +69,15 @@ def _pool(values: Tensor, sharpness: float, log_weight: Tensor | None) -> tuple[
         log_total = torch.where(mean > -0.5, torch.log1p(mean.clamp(min=-0.5)), total.log() - math.log(values.shape[2]))
         shares = shares / total if values.requires_grad else shares.div_(total)
         return (top + log_total / sharpness).squeeze(2), shares
-    behind = (values - top) * sharpness
+    below = (values - top) * sharpness
     log_weight = log_weight.to(values).view(1, *log_weight.shape, *[1] * (values.ndim - 3))
-    whole = torch.logsumexp(log_weight, 2, keepdim=True)
+    log_sum = torch.logsumexp(log_weight, 2, keepdim=True)
     rounding = 4 * values.shape[2] * torch.finfo(values.dtype).eps
-    whole = torch.where(whole.abs() < rounding, 0, whole)  # weights that sum to 1 as well as they can
-    weight = (log_weight - whole).exp()
-    mean = (weight * torch.expm1(behind)).sum(2, keepdim=True)
-    exponent = behind + log_weight
+    log_sum = torch.where(log_sum.abs() < rounding, 0, log_sum)  # weights that sum to 1 as well as they can
+    weight = (log_weight - log_sum).exp()
+    mean = (weight * torch.expm1(below)).sum(2, keepdim=True)
+    exponent = below + log_weight
     log_total = torch.logsumexp(exponent, 2, keepdim=True)
     shares = (exponent - log_total).exp()
-    log_total = torch.where(mean > -0.5, torch.log1p(mean.clamp(min=-0.5)) + whole, log_total)
+    log_total = torch.where(mean > -0.5, torch.log1p(mean.clamp(min=-0.5)) + log_sum, log_total)
     return (top + log_total / sharpness).squeeze(2), shares

@@ -63,7 +63,7 @@ def soft_pool_competitors(scores: Tensor, cluster: Tensor | None = None, shift: 
     return PooledCompetitors(gap, margin - gap.logsumexp(1, keepdim=True) + shift, cluster, margin)
 
 
-def soft_coefficients(contest: PooledCompetitors, relevance: Tensor | None = None) -> Tensor:
+def soft_coefficients(pooled: PooledCompetitors, relevance: Tensor | None = None) -> Tensor:
     r"""Soft min-take-most, its dissipation (Prop. 7, paper 1), and the division by activations of the rule below.
 
     .. math::
@@ -72,7 +72,7 @@ def soft_coefficients(contest: PooledCompetitors, relevance: Tensor | None = Non
 
     Parameters
     ----------
-    contest : PooledCompetitors
+    pooled : PooledCompetitors
         From :func:`soft_pool_competitors`.
     relevance : Tensor, shape (M,), optional
         What to distribute; the evidence if not given.
@@ -82,10 +82,10 @@ def soft_coefficients(contest: PooledCompetitors, relevance: Tensor | None = Non
     Tensor, shape (M, K)
         Rows sum to zero.
     """
-    gap, pooled, cluster, _ = contest
+    gap, evidence, cluster, _ = pooled
     passed = gap.softmax(1)
     if relevance is not None:
-        passed = passed * quotient(relevance[:, None], pooled)
+        passed = passed * quotient(relevance[:, None], evidence)
     return passed.scatter(1, cluster, -passed.sum(1, keepdim=True))
 
 
@@ -110,7 +110,7 @@ def soft_min_take_most(contrasts: Tensor, relevance: Tensor) -> Tensor:
     return torch.softmax(-contrasts, 2) * contrasts * quotient(relevance.unsqueeze(2), pooled)
 
 
-def conserved_coefficients(contest: PooledCompetitors, relevance: Tensor | None = None) -> Tensor:
+def conserved_coefficients(pooled: PooledCompetitors, relevance: Tensor | None = None) -> Tensor:
     r"""Soft min-take-most that keeps all relevance (Eq. 9, paper 2), and the division by activations below.
 
     .. math:: R_k = p_k f_c, \qquad a_k = \frac{R_k}{h_k}, \qquad p_k = \mathrm{softmax}_{k \neq c}(z_k), \quad
@@ -122,7 +122,7 @@ def conserved_coefficients(contest: PooledCompetitors, relevance: Tensor | None 
 
     Parameters
     ----------
-    contest : PooledCompetitors
+    pooled : PooledCompetitors
         From :func:`soft_pool_competitors`, without a shift.
     relevance : Tensor, shape (M,), optional
         What to distribute; the evidence if not given.
@@ -132,7 +132,7 @@ def conserved_coefficients(contest: PooledCompetitors, relevance: Tensor | None 
     Tensor, shape (M, K)
         Rows sum to zero.
     """
-    gap, pooled, cluster, margin = contest
+    gap, evidence, cluster, margin = pooled
     assert margin is not None
     dead = (margin == 0) & (gap == 0)
     alive = gap.masked_fill(dead, -math.inf)
@@ -140,7 +140,9 @@ def conserved_coefficients(contest: PooledCompetitors, relevance: Tensor | None 
     skipped = dead.any(1, keepdim=True) & (next_best > -math.inf)
     gap = torch.where(skipped, alive - next_best, gap)
     margin = torch.where(skipped, margin - next_best, margin)
-    return coefficients(PooledCompetitors(gap, margin, cluster), 1.0, pooled[:, 0] if relevance is None else relevance)
+    return coefficients(
+        PooledCompetitors(gap, margin, cluster), 1.0, evidence[:, 0] if relevance is None else relevance
+    )
 
 
 def conserved_min_take_most(contrasts: Tensor, relevance: Tensor) -> Tensor:

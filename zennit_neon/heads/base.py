@@ -247,5 +247,5 @@ class Head(nn.Module):
     after = with_preprocessing
 
 
-#: Examples that doctest does not see behind a decorator.
+#: Examples that doctest does not find under a decorator.
 __test__ = {"calibrate": Head.calibrate}

@@ -35,7 +35,7 @@ def calibrate(head: Any, X: Any, probability: float | None, batch_size: int | No
                 yield table.check(place, layer.unscaled_scores(points) if head.soft else layer.prepare(points).scores)
 
     if probability is None:
-        head.beta = stiffness(layer.pool_competitors(part).pooled for part in scores())
+        head.beta = stiffness(layer.pool_competitors(part).evidence for part in scores())
     else:
         head.beta = stiffness_at(probability, _gaps(scores))
 

@@ -60,6 +60,7 @@ class NeuralizedKMeans(Head):
 
     Examples
     --------
+    >>> import torch
     >>> head = NeuralizedKMeans([[0.0, 0.0], [2.0, 0.0], [1.0, 6.0]])
     >>> head(torch.tensor([[0.5, 0.0], [2.0, 1.0]]))
     tensor([[  2.,  -2., -36.],

@@ -82,7 +82,7 @@ def check_centroids(centroids: Any) -> Tensor:
 
 
 def _norm_layer(before: Affine | None, norm: RowNorm | None) -> tuple[Affine | None, nn.Module]:
-    """The layer of a row norm behind a map, and this map as it is then seen from the norm."""
+    """The layer of a row norm after a map, and what is left of the map before the norm."""
     if norm is None:
         return before, nn.Identity()
     if before is None:

@@ -22,7 +22,7 @@ class Pruned(NamedTuple):
 
     #: The smaller network.
     head: NeuralizedKernelKMeans
-    #: (N,): the evidence of no cluster differs by more from that of the whole network.
+    #: (N,): the evidence of no cluster differs by more from that of the full network.
     evidence_error: Tensor
     #: (N,): how much the relevance of the assigned cluster differs, the sum of absolute differences over features.
     relevance_error: Tensor
@@ -34,7 +34,7 @@ def prune(head: NeuralizedKernelKMeans, X: Any, tolerance: float = 1e-3, *, expl
     For each point, and in each cluster, the support vectors with the largest shares
     :math:`q_j = \mathrm{softmax}_j(\log \pi_j - \gamma o_j)` are kept until what is left shares no more than
     ``tolerance``. The neurons of the explicit network grow with the square of the support vectors, so a network that
-    is pruned for one point can be built, and looked into, where the whole one cannot.
+    is pruned for one point can be built, and looked into, where the full one cannot.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def prune(head: NeuralizedKernelKMeans, X: Any, tolerance: float = 1e-3, *, expl
     evidence = []
     with exact(), torch.no_grad():
         for _, prepared in _batches(head, table):
-            evidence.append(layer.pool_competitors(prepared.scores).pooled)
+            evidence.append(layer.pool_competitors(prepared.scores).evidence)
             assert prepared.shares is not None
             kept |= torch.cat([_needed(part, tolerance) for part in prepared.shares.split(sizes, 1)], 1).any(0)
         beta = head.beta if head.beta is not None else stiffness(evidence)

@@ -202,7 +202,7 @@ class EvidenceLayer(nn.Module, ABC):
         if competitor is None:
             pooled = self.pool_competitors(scores, cluster)
             passed = self.coefficients(pooled, beta, relevance)
-            return Coefficients(passed, pooled.pooled[:, 0], pooled.cluster[:, 0])
+            return Coefficients(passed, pooled.evidence[:, 0], pooled.cluster[:, 0])
         passed, contrast, cluster = self.contrast_coefficients(scores, competitor, cluster)
         if relevance is not None:
             passed = passed * quotient(relevance, contrast)[:, None]

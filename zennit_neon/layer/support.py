@@ -317,10 +317,10 @@ class LogMeanExpPool(nn.Module):
     def unpooled(self, relevance: Tensor) -> Tensor:
         """Relevance of the outputs, each support vector with that of its cluster."""
         if self.sharpness > 0:
-            whole = relevance.new_zeros(relevance.shape[0], len(self.sizes), *relevance.shape[2:])
-            return self.expand_to_units(whole.index_add(1, self.clusters, relevance))
-        whole = relevance.new_zeros(*relevance.shape[:2], len(self.sizes), *relevance.shape[3:])
-        return self.expand_to_units(whole.scatter(2, self.others(relevance), relevance))
+            full = relevance.new_zeros(relevance.shape[0], len(self.sizes), *relevance.shape[2:])
+            return self.expand_to_units(full.index_add(1, self.clusters, relevance))
+        full = relevance.new_zeros(*relevance.shape[:2], len(self.sizes), *relevance.shape[3:])
+        return self.expand_to_units(full.scatter(2, self.others(relevance), relevance))
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled activations."""

@@ -24,7 +24,7 @@ class PathPooling(nn.Module, Pooling):
     """Hard pooling over the splits on the path to each leaf, in place of all competitors.
 
     What it calls scores are the activations (N, K - 1, ...) of the splits, positive on the first side of each. Columns
-    of coefficients (M, K) are splits as well, behind that of the explained leaf, which is at its own place.
+    of coefficients (M, K) are splits as well; that of the explained leaf is inserted at its own place.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from zennit.core import Composite
 from zennit.layer import Sum
 
 from .. import functional
-from ..attributors.closed_form import Question
+from ..attributors.base import Target
 from ..attributors.session import plain_session
 from ..composites import Neon
 from ..heads.questions import asked_of, check_fidelity, labels_of
@@ -158,12 +158,12 @@ def explain_tokens(
         original, encoder = encoder, encoder.on(plain)
         attributor = attributor_of(encoder, batch)
         beta = functional.check_beta(neon.beta if beta is None else beta)
-        question = Question(attributor.stiffness(beta, competitor), competitor)
-        answer = Answer.of(attributor, None if chosen is None else chosen[batch.some], question)
+        target = Target(attributor.stiffness(beta, competitor), competitor)
+        answer = Answer.of(attributor, None if chosen is None else chosen[batch.some], target)
         if way == "linear":
             parts = linear(encoder, batch, answer)
         elif way == "rules":
-            parts = rules(original, batch, neon.replaced(question.beta, competitor), answer)
+            parts = rules(original, batch, neon.replaced(target.beta, competitor), answer)
         else:
             parts = integrated(encoder, batch, answer, baseline, n_steps)
     relevance, expected, even = batch.together(parts)
@@ -175,7 +175,7 @@ def explain_tokens(
         mask=batch.mask.numpy(),
         expected=expected,
         even=even,
-        beta=None if way == "integrated gradients" else question.beta,
+        beta=None if way == "integrated gradients" else target.beta,
         n_clusters=encoder.head.n_clusters,
         labels=labels_of(encoder.head),
         texts=documents,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attributors.closed_form import Question
+from ..attributors.base import Target
 from ..attributors.session import Session
 from ..heads.search import find_head
 from ..utils.arrays import Array
@@ -46,15 +46,15 @@ class Answer:
     cluster: Array
 
     @classmethod
-    def of(cls, attributor: WordAttributor, cluster: Tensor | None, question: Question) -> Answer:
-        """The answer to a question, for the assigned or the given clusters."""
+    def of(cls, attributor: WordAttributor, cluster: Tensor | None, target: Target) -> Answer:
+        """The answer, for the assigned or the given clusters."""
         count = attributor.X.shape[0]
         gradient, given, evidence = np.empty((count, attributor.head.n_features)), np.empty(count), np.empty(count)
         own = np.empty(count, dtype=np.int64)
         for place in attributor.batches("explain"):
             X, scale = attributor.X[place], attributor.scale[place]
             some = None if cluster is None else cluster[place]
-            a, b, evidence[place], own[place] = attributor.linear(X, scale, some, question)
+            a, b, evidence[place], own[place] = attributor.linear(X, scale, some, target)
             gradient[place] = -2 * scale[:, None] * (a @ attributor.words.weight)
             given[place], _ = attributor.words.relevance(X, scale, a, b)
         return cls(gradient, given, evidence, own)

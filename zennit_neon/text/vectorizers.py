@@ -7,13 +7,13 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..estimators.steps import lookup
 from ..utils.arrays import Array
+from ..utils.registry import Registry
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -201,11 +201,13 @@ def _hashing(vectorizer: Any) -> BagReader:
     raise ValueError("HashingVectorizer does not know its words, so that they cannot be scored; use TfidfVectorizer")
 
 
-_READERS: dict[tuple[str, str], Callable[[Any], Any]] = {
-    ("sklearn", "CountVectorizer"): BagReader,
-    ("sklearn", "HashingVectorizer"): _hashing,
-    ("zennit_neon", "WordAverage"): AverageReader,
-}
+_REGISTRY: Registry[Reader] = Registry()
+for _name, _reader in {
+    "sklearn.CountVectorizer": BagReader,
+    "sklearn.HashingVectorizer": _hashing,
+    "zennit_neon.WordAverage": AverageReader,
+}.items():
+    _REGISTRY.register(_name, _reader)
 
 
 def flat_steps(model: Any) -> list[Any]:
@@ -217,7 +219,7 @@ def flat_steps(model: Any) -> list[Any]:
 
 def reader_of(steps: list[Any]) -> tuple[Reader | None, list[Any]]:
     """Reader that the first steps make, and the steps that are left; None if the first is no known vectorizer."""
-    adapter = lookup(steps[0], _READERS) if steps else None
+    adapter = _REGISTRY.find(steps[0]) if steps else None
     if adapter is None:
         return None, steps
     first = adapter(steps[0])
@@ -231,3 +233,6 @@ def reader_of(steps: list[Any]) -> tuple[Reader | None, list[Any]]:
         elif not kinds & SCALES:
             break
     return BagReader(steps[0], steps[1:count]), steps[count:]
+
+
+reader_of.register = _REGISTRY.register  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attributors.closed_form import Question
+from ..attributors.base import Target
 from ..estimators.clusterings import Neuralized, neuralize_final_step, neuralized
 from ..estimators.steps import steps_of
 from ..functional.competitors import stiffness
@@ -61,8 +61,7 @@ class WordAttributor:
             points = X @ vectors
         found = _neuralized(steps, points)
         attributor = cls(found.head, X, vectors, batch_size, progress)
-        if found.groups is not None and not chosen and found.groups.noise.any():
-            attributor.noise = found.groups.noise
+        attributor.noise = None if chosen else found.noise
         return attributor
 
     def stiffness(self, beta: float | None, competitor: int | None) -> float | None:
@@ -73,7 +72,7 @@ class WordAttributor:
         if beta is not None or competitor is not None or self.head.soft or not self.X.shape[0]:
             return beta
         units = (self.words.units(self.X[place], self.scale[place]) for place in self.batches("calibrate"))
-        return stiffness(self.layer.pool_competitors(self.layer.pool_units(part)).pooled for part in units)
+        return stiffness(self.layer.pool_competitors(self.layer.pool_units(part)).evidence for part in units)
 
     def batches(self, title: str) -> Iterator[slice]:
         """Places of some documents at a time."""
@@ -87,25 +86,25 @@ class WordAttributor:
 
     @torch.no_grad()
     def linear(
-        self, X: csr_matrix, scale: Array, cluster: Tensor | None, question: Question
+        self, X: csr_matrix, scale: Array, cluster: Tensor | None, target: Target
     ) -> tuple[Array, Array | None, Array, Array]:
         """Coefficients of the linear units and the cluster's own part, evidence, and cluster of documents."""
         units = self.words.units(X, scale)
         scores = self.layer.pool_units(units)
         passed, evidence, own = self.layer.coefficients_for(
-            scores, cluster, beta=question.beta, competitor=question.competitor
+            scores, cluster, beta=target.beta, competitor=target.competitor
         )
         a, b = self.layer.unit_coefficients(units, passed, own)
         return a.numpy(), None if b is None else b.numpy(), evidence.numpy(), own.numpy()
 
-    def explain(self, cluster: Tensor | None, question: Question) -> tuple[Array, Array, Array, Array]:
+    def explain(self, cluster: Tensor | None, target: Target) -> tuple[Array, Array, Array, Array]:
         """Relevance at the non-zeros, its sum over absent words, evidence, and cluster."""
         data, absent, count = np.empty(self.X.nnz), np.empty(self.X.shape[0]), self.X.indptr
         evidence, own = np.empty(self.X.shape[0]), np.empty(self.X.shape[0], dtype=np.int64)
         for place in self.batches("explain"):
             X, scale = self.X[place], self.scale[place]
             a, b, evidence[place], own[place] = self.linear(
-                X, scale, None if cluster is None else cluster[place], question
+                X, scale, None if cluster is None else cluster[place], target
             )
             data[count[place.start] : count[place.stop]], absent[place] = self.words.relevance(X, scale, a, b)
         if self.noise is not None:
@@ -113,13 +112,13 @@ class WordAttributor:
             evidence[self.noise], own[self.noise] = np.nan, NOISE
         return data, absent, evidence, own
 
-    def absent(self, rows: Array, cluster: int, question: Question) -> Array:
+    def absent(self, rows: Array, cluster: int, target: Target) -> Array:
         """Relevance (V,) of the words that are absent, summed over some documents of a cluster."""
         total = np.zeros(self.X.shape[1])
         for start in range(0, len(rows), self.size):
             some = rows[start : start + self.size]
             X, scale = self.X[some], self.scale[some]
-            a, b, _, _ = self.linear(X, scale, torch.full((len(some),), cluster), question)
+            a, b, _, _ = self.linear(X, scale, torch.full((len(some),), cluster), target)
             total += self.words.absent(X, scale, a, b)
         return total
 

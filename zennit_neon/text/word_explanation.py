@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .. import functional
-from ..attributors.closed_form import Question
+from ..attributors.base import Target
 from ..heads.questions import asked_of, check_fidelity, labels_of
 from ..utils.arrays import Array
 from ..utils.labels import place_of
@@ -108,23 +108,23 @@ def explain_text(
     head = attributor.head
     check_fidelity(head, min_fidelity)
     chosen, competitor = asked_of(cluster, competitor, head, known.shape)
-    question = Question(attributor.stiffness(functional.check_beta(beta), competitor), competitor)
+    target = Target(attributor.stiffness(functional.check_beta(beta), competitor), competitor)
     asked = None if chosen is None else chosen[torch.from_numpy(known)]
-    data, absent, evidence, own = attributor.explain(asked, question)
+    data, absent, evidence, own = attributor.explain(asked, target)
     return TextExplanation(
         relevance=type(X)((data, X.indices, X.indptr), shape=X.shape),
         absent=filled(absent, known, 0.0),
         evidence=filled(evidence, known, np.nan),
         _own=filled(own, known, NOISE),
         skipped=np.flatnonzero(~known),
-        beta=question.beta,
+        beta=target.beta,
         words=reader.words,
         n_clusters=head.n_clusters,
         labels=labels_of(head),
         texts=documents,
         _reader=reader,
         _attributor=attributor,
-        _question=question,
+        _target=target,
     )
 
 
@@ -199,7 +199,7 @@ class TextExplanation(DocumentExplanation):
     words: Array
     _reader: Reader
     _attributor: WordAttributor
-    _question: Question
+    _target: Target
 
     def __repr__(self) -> str:
         beta = "None" if self.beta is None else f"{self.beta:.4g}"
@@ -232,7 +232,7 @@ class TextExplanation(DocumentExplanation):
     @property
     def competitor(self) -> Any:
         """The label of the competitor that was asked about, if any."""
-        place = self._question.competitor
+        place = self._target.competitor
         return None if place is None else self.labels[place]
 
     @property
@@ -351,7 +351,7 @@ class TextExplanation(DocumentExplanation):
     def _absent(self, documents: Array, cluster: int) -> Array:
         """Relevance (V,) of absent words, summed over documents of a cluster."""
         known = np.delete(np.arange(len(self)), self.skipped)
-        return self._attributor.absent(np.searchsorted(known, documents), cluster, self._question)
+        return self._attributor.absent(np.searchsorted(known, documents), cluster, self._target)
 
     def _ranked(self, values: Array, count: int) -> list[tuple[Any, ...]]:
         """Words of the largest absolute values."""

@@ -27,8 +27,15 @@ class Source(abc.ABC):
     index: Any = None
 
     @abc.abstractmethod
+    def __init__(self, X: Any, name: str): ...
+
+    @abc.abstractmethod
     def rows(self, start: int, stop: int) -> Any:
         """Points from ``start`` to ``stop``, as an array or a tensor."""
+
+    def some(self, places: Array, name: str) -> Any:
+        """Points at some places (M,), as an array or a tensor."""
+        return type(self)(rows_of(self.X, places), name).rows(0, len(places))
 
     def like(self, result: Tensor) -> Any:
         """A result of the shape of X, in kind."""
@@ -182,7 +189,7 @@ def source_of(X: Any, name: str = "X") -> Source:
 class TextSource(Source):
     """A table of which some columns are text; its rows are read by an encoding."""
 
-    def __init__(self, X: Any):
+    def __init__(self, X: Any, name: str):
         self.X, self.dtype, self.index = X, np.dtype(np.float64), getattr(X, "index", None)
         if hasattr(X, "columns"):
             self.names = [str(column) for column in X.columns]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from .arrays import Array, as_numpy, is_finite, nonfinite_message
 from .sources import Source, TensorSource, TextSource, holds_text, rows_of, source_of
 from .validation import check_int
 
-__all__ = ["Columns", "Table"]
+__all__ = ["Columns", "Table", "as_table"]
 
 #: Numbers in each array of the size of a batch: few enough to stay in the cache of a core (measured: 2**18).
 BATCH_ELEMENTS = 2**18
@@ -32,10 +33,10 @@ class Table:
     ----------
     X : ndarray, Tensor, sparse matrix, DataFrame (pandas, polars), Arrow table, or nested lists of numbers
         Integers are read as float64, except in tensors, where they are refused. Missing values are read as NaN.
-    ignored : ndarray of bool, shape (N,), optional
-        Rows that do not count: they are read as copies of one that does, so that what is missing in them does no harm.
     name : str
         Of the argument, for messages.
+    text : bool
+        Whether columns may be text, which an encoding reads (:class:`Columns`). Otherwise they are refused.
 
     Raises
     ------
@@ -43,16 +44,40 @@ class Table:
         That name X, what was expected and what came.
     """
 
-    def __init__(self, X: Any, ignored: Array | None = None, name: str = "X"):
+    #: Rows that do not count, bool (N,): they are read as copies of one that does.
+    ignored: Array | None = None
+    _stand_in = 0
+
+    def __init__(self, X: Any, name: str = "X", text: bool = False):
         self.name = name
-        self._take(source_of(X, name))
+        try:
+            self._take(source_of(X, name))
+        except TypeError:
+            if not text or len(getattr(X, "shape", ())) != 2 or not holds_text(X):
+                raise
+            self._take(TextSource(X, name))
         if len(self.shape) < 2:
             raise ValueError(f"{name} must have shape (N, d), got {self.shape}; a single point x is x[None]")
         if self.shape[1] == 0:
             raise ValueError(f"{name} has no columns, got shape {self.shape}")
-        self.ignored = ignored
-        if ignored is not None and ignored.any() and not ignored.all():
-            self._stand_in = int(np.flatnonzero(~ignored)[0])
+
+    def ignoring(self, rows: Array) -> Self:
+        """The same points without some rows, bool (N,), so that what is missing in these does no harm."""
+        made = copy.copy(self)
+        made.ignored = rows
+        if rows.any() and not rows.all():
+            made._stand_in = int(np.flatnonzero(~rows)[0])
+        return made
+
+    @property
+    def holds_text(self) -> bool:
+        """Whether some columns are text, which only an encoding can read."""
+        return isinstance(self.source, TextSource)
+
+    def check_numbers(self) -> None:
+        """Refuse a table of which some columns are text (``TypeError``)."""
+        if self.holds_text:
+            source_of(self.X, self.name)
 
     @property
     def index(self) -> Any:
@@ -110,14 +135,19 @@ class Table:
             part = part.clone() if isinstance(part, Tensor) else np.array(part)
             part[self.ignored[start:stop]] = self.source.rows(self._stand_in, self._stand_in + 1)
         if not isinstance(part, Tensor):
-            part = torch.from_numpy(np.require(part, self.source.dtype, ["C", "W"]))
+            part = self._tensor(part)
             if like is not None:
                 part = part.to(like.device)
         return part.to(like) if cast and like is not None else part
 
+    def _tensor(self, part: Array) -> Tensor:
+        """Points of an array in the type that is read."""
+        return torch.from_numpy(np.require(part, self.source.dtype, ["C", "W"]))
+
     def some(self, places: Array) -> Tensor:
         """The points at some places (M,), as :meth:`read` reads them."""
-        return Table(rows_of(self.X, places)).read(0, len(places))
+        part = self.source.some(places, self.name)
+        return part if isinstance(part, Tensor) else self._tensor(part)
 
     def batches(
         self, size: int, progress: bool, title: str, like: Tensor | None = None, cast: bool = False
@@ -171,21 +201,24 @@ class Table:
         return result if self.is_tensor else result.numpy()
 
 
+def as_table(X: Any, text: bool = True) -> Table:
+    """A data set as a table, whose columns may be text by default; a table is returned as it is."""
+    return X if isinstance(X, Table) else Table(X, text=text)
+
+
 class Columns(Table):
     """A table of any columns, read as the numbers (N, m), float64, that ``encoding`` makes of them.
 
     Parameters
     ----------
-    X : ndarray or DataFrame, shape (N, d), or Tensor
+    table : Table
+        Shape (N, d).
     encoding : Encoding
     """
 
-    def __init__(self, X: Any, encoding: Any):
-        self.encoding, self.name, self.ignored = encoding, "X", None
-        if not holds_text(X):
-            super().__init__(X)
-            return
-        self._take(TextSource(X))
+    def __init__(self, table: Table, encoding: Any):
+        self.name, self.encoding = table.name, encoding
+        self._take(table.source)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -220,7 +253,7 @@ class Columns(Table):
                 part = numbers[start : start + size]
                 yield slice(place.start + start, place.start + start + len(part)), part
 
-    def pooled(self, relevance: Tensor) -> Tensor:
+    def aggregate(self, relevance: Tensor) -> Tensor:
         """Relevance of the columns from that of the numbers."""
-        pooled: Tensor = self.encoding.pooled(relevance, self.shape[1])
-        return pooled
+        columns: Tensor = self.encoding.aggregate(relevance, self.shape[1])
+        return columns
