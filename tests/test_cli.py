@@ -99,7 +99,7 @@ def test_labels_that_the_network_does_not_give_back_are_warned_of(tmp_path):
     pandas.DataFrame(X, columns=[f"f{i}" for i in range(12)]).to_csv(data, index=False)
     result = run("explain", data, "--model", "spectral", "--clusters", 6)
     assert result.exit_code == 0
-    assert "warning: the network that stands for the labels gives back" in result.stderr
+    assert "warning: the network fitted to the labels predicts" in result.stderr
     assert run("explain", data, "--model", "spectral", "--clusters", 6, "--min-fidelity", 0).stderr == ""
 
 
@@ -229,6 +229,7 @@ def test_tabs_as_separator(csv, rng):
     assert run("explain", csv(frame.to_csv(sep="\t", index=False)), "--clusters", 2, "--sep", "\\t").exit_code == 0
 
 
+@pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -244,6 +245,7 @@ def test_real_files(name, arguments):
     assert "cluster 1: " in result.stdout
 
 
+@pytest.mark.data
 def test_a_real_file_with_text_and_missing_values_is_refused():
     path = data_folder() / "uci" / "hcvdat0.csv"
     assert_fails(run("explain", path), "--drop 'Category' --drop 'Sex'")

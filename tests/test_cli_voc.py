@@ -263,6 +263,7 @@ def test_plots_show_pairs_first(root):
     figure.canvas.draw()
 
 
+@pytest.mark.data
 def test_real_images(monkeypatch):
     data = data_folder()
     monkeypatch.setenv("TORCH_HOME", str(data / "torch"))

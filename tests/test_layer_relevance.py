@@ -182,6 +182,7 @@ def test_seeds_of_clusters_give_the_heatmaps_of_the_whole_model(block, flat):
     torch.testing.assert_close(maps / scale, relevance[0].sum(1) / scale, rtol=0, atol=1e-4)
 
 
+@pytest.mark.data
 def test_a_real_network_and_image():
     folder = data_folder()
     network = load_vgg16(folder / "torch" / "hub" / "checkpoints" / "vgg16_features-amdegroot-88682ab5.pth")

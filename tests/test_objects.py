@@ -535,6 +535,7 @@ def test_refusals(network, scenes, tmp_path, computed, options, message):
     assert not (tmp_path / "scores.csv").exists()
 
 
+@pytest.mark.data
 def test_a_real_image():
     folder = data_folder()
     network = load_vgg16(folder / "torch" / "hub" / "checkpoints" / "vgg16_features-amdegroot-88682ab5.pth")

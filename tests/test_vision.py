@@ -344,6 +344,7 @@ def vgg():
     return load_vgg16(weights)
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("block", [3, 4, 5])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_heatmaps_of_a_photograph_are_zennits(vgg, block, dtype, tolerance):
@@ -360,6 +361,7 @@ def test_heatmaps_of_a_photograph_are_zennits(vgg, block, dtype, tolerance):
         model.float()
 
 
+@pytest.mark.data
 @pytest.mark.parametrize(("block", "size"), [(3, 96), (5, 256)])
 def test_heatmaps_of_a_photograph_are_distinct_and_keep_the_evidence(vgg, block, size):
     composite = NeonVGG(vgg.low, vgg.high, zero_params="bias")

@@ -39,6 +39,7 @@ def test_scenes_are_what_torchvision_reads(tmp_path, year, image_set):
     assert [image.name for image in objects] == NAMES
 
 
+@pytest.mark.data
 def test_real_scenes_are_what_torchvision_reads():
     root = data_folder()
     theirs = VOCSegmentation(root, year="2007", image_set="trainval")

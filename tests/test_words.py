@@ -324,6 +324,7 @@ def test_a_hundred_thousand_words(vectors):
     assert np.allclose(WordAverage(vectors).transform([text]), (vectors["cat"] + vectors["dog"]) / 2)
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("name", ["glove50_vocab20news", "spacymd300_vocab20news"])
 def test_real_tables(name):
     path = data_folder() / "wordvec" / f"{name}.npz"

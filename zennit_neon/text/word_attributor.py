@@ -60,7 +60,7 @@ class WordAttributor:
         progress: bool,
         chosen: bool,
     ) -> WordAttributor:
-        """Attributor of documents (N, V) through the steps behind a vectorizer."""
+        """Attributor of documents (N, V) through the steps after a vectorizer."""
         points, vectors = X, None
         if isinstance(vectorizer, AverageVectorizer):
             X, vectors = vectorizer.average.vectors.occurring(X)
@@ -145,7 +145,7 @@ def keep_known_labels(clustering: Any, known: Array) -> Any:
 
 
 def _neuralized(steps: list[Any], points: Any) -> Neuralized:
-    """Head on documents, and the labels that it stands for."""
+    """Head on documents, and the labels that it is fitted to."""
     from sklearn.pipeline import make_pipeline
 
     if not steps:
