@@ -101,7 +101,7 @@ def test_labels_that_the_network_does_not_give_back_are_warned_of(tmp_path):
     pandas.DataFrame(X, columns=[f"f{i}" for i in range(12)]).to_csv(data, index=False)
     result = run("explain", data, "--model", "spectral", "--clusters", 6)
     assert result.exit_code == 0
-    assert "warning: the network that stands for the labels gives back" in result.stderr
+    assert "warning: the network fitted to the labels predicts" in result.stderr
     assert run("explain", data, "--model", "spectral", "--clusters", 6, "--min-fidelity", 0).stderr == ""
 
 

@@ -258,7 +258,7 @@ class VGGBlocks(LayerMapComposite):
         super().__init__(layer_map, [VGGCanonizer()] if canonizers is None else canonizers)
 
     def mapping(self, ctx: dict[Any, Any], name: str, module: nn.Module) -> Hook | None:
-        """The rule for one module; blocks are counted as modules come by."""
+        """The rule for one module; blocks are counted as modules are visited."""
         if isinstance(module, MaxPool):
             ctx["block"] = ctx.get("block", 0) + 1
         if not isinstance(module, Convolution):

@@ -27,7 +27,7 @@ def read_image(path: str | PathLike[str], size: int | tuple[int, int] | None = N
     """Read a picture as RGB in [0, 1], upright as its EXIF orientation says.
 
     Transparent pixels are laid on white. 16 bits of grey keep their precision; other grey values of more than 8 bits
-    are taken as 0 to 255. Of an animation, the first picture.
+    are taken as 0 to 255. The first picture of an animation is read.
 
     Parameters
     ----------

@@ -225,7 +225,7 @@ def reader_of(steps: list[Any]) -> tuple[Reader | None, list[Any]]:
     first = adapter(steps[0])
     if not isinstance(first, BagReader):
         return first, steps[1:]
-    count = 1  # a selection behind scales would be a dense matrix in a head
+    count = 1  # a selection after scales would be a dense matrix in a head
     for place, step in enumerate(steps[1:], 2):
         kinds = {kind.__name__ for kind in type(step).__mro__}
         if kinds & KEEPS:

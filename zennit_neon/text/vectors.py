@@ -1,4 +1,4 @@
-"""Tables of word vectors: of one's own, from files, from gensim or spaCy (neither is imported)."""
+"""Tables of word vectors: your own, from files, from gensim or spaCy (neither is imported)."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class WordAttributor:
     def of(
         cls, reader: Reader, steps: list[Any], X: csr_matrix, batch_size: int | None, progress: bool, chosen: bool
     ) -> WordAttributor:
-        """Attributor of documents (N, V) through the steps behind a reader."""
+        """Attributor of documents (N, V) through the steps after a reader."""
         points, vectors = X, None
         if isinstance(reader, AverageReader):
             X, vectors = reader.average.vectors.used(X)
@@ -139,7 +139,7 @@ def of_known(clustering: Any, known: Array) -> Any:
 
 
 def _neuralized(steps: list[Any], points: Any) -> Neuralized:
-    """Head on documents, and the labels that it stands for."""
+    """Head on documents, and the labels that it is fitted to."""
     from sklearn.pipeline import make_pipeline
 
     if not steps:

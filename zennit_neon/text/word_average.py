@@ -70,7 +70,7 @@ def _tokens(text: str, stop_words: Collection[str], min_length: int) -> list[tup
 
 @functools.cache
 def _pattern(ascii_only: bool) -> re.Pattern[str]:
-    """A letter and the letters and marks behind it. Python's ``re`` knows no class of either."""
+    """A letter and the letters and marks after it. Python's ``re`` knows no class of either."""
     if ascii_only:
         return re.compile("[A-Za-z]+")
     letters, marks = _ranges("L"), _ranges("M")
@@ -78,7 +78,7 @@ def _pattern(ascii_only: bool) -> re.Pattern[str]:
 
 
 def _ranges(kind: str) -> str:
-    """Characters of a Unicode category, written as ranges; the planes behind these have no letters."""
+    """Characters of a Unicode category, written as ranges; the planes after these have no letters."""
     codes = [code for code in range(0x40000) if unicodedata.category(chr(code))[0] == kind]
     starts = [code for code, before in zip(codes, [-2, *codes], strict=False) if code != before + 1]
     stops = [code for code, after in zip(codes, [*codes[1:], -2], strict=True) if after != code + 1]
@@ -103,7 +103,7 @@ class WordAverage(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     r"""Documents as the average of the vectors of their words, :math:`x = \frac{1}{T} \sum_t \phi_t` (paper 1, VI-A).
 
     A word counts as often as it occurs. Words are looked up as they are written and then in lower case; those that
-    the table does not have take no part.
+    the table does not have are ignored.
 
     Parameters
     ----------

@@ -129,7 +129,7 @@ def explain_text(
 
 
 def _read(model: Any, vectorizer: Any) -> tuple[Reader, list[Any]]:
-    """Reader of texts, and the steps behind it."""
+    """Reader of texts, and the steps after it."""
     reader, rest = reader_of(flat_steps(model))
     if vectorizer is None:
         if reader is None:
@@ -242,7 +242,7 @@ class TextExplanation(DocumentExplanation):
 
     @property
     def fidelity(self) -> Fidelity | None:
-        """How well the network stands for labels (:class:`~zennit_neon.Fidelity`); None where it is exact."""
+        """How well the network predicts labels (:class:`~zennit_neon.Fidelity`); None where it is exact."""
         measured: Fidelity | None = self._attributor.head.fidelity
         return measured
 

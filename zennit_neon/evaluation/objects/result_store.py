@@ -1,4 +1,4 @@
-"""Rows of results in a CSV file that an interrupted run leaves behind, and the next one continues."""
+"""Rows of results in a CSV file that an interrupted run leaves, and that the next one continues."""
 
 from __future__ import annotations
 
