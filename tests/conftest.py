@@ -107,3 +107,27 @@ def closed():
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         pyplot.close("all")
+
+
+@pytest.fixture
+def narrow_vgg(monkeypatch):
+    """``load_vgg16`` makes a network of a few channels, in no time; weights are those of a file."""
+    from tests.image_data import NarrowVGG
+
+    monkeypatch.setattr("torchvision.models.vgg16", lambda **_: NarrowVGG())
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Weights of the convolutions of that network, in a file."""
+    from tests.image_data import NarrowVGG
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
+    features = NarrowVGG().features
+    for layer in features:
+        if hasattr(layer, "weight"):
+            torch.nn.init.kaiming_normal_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+    torch.save(features.state_dict(), path)
+    return path

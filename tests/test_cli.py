@@ -18,6 +18,8 @@ from zennit_neon.cli import main
 from zennit_neon.cli.fitting import Options, fit
 from zennit_neon.evaluation import evaluate
 
+pytestmark = pytest.mark.usefixtures("narrow_vgg")
+
 
 def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -250,23 +252,6 @@ def test_a_real_file_with_text_and_missing_values_is_refused():
     path = data_folder() / "uci" / "hcvdat0.csv"
     assert_fails(run("explain", path), "--drop 'Category' --drop 'Sex'")
     assert_fails(run("explain", path, "--drop", "Category", "--drop", "Sex"), "missing values in 26 rows")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Random convolutions of VGG-16 in a file."""
-    import torch
-    from torchvision.models import vgg16
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
-    model = vgg16(weights=None, init_weights=False)
-    for layer in model.features:
-        if hasattr(layer, "weight"):
-            torch.nn.init.kaiming_normal_(layer.weight)
-            torch.nn.init.zeros_(layer.bias)
-    torch.save(model.features.state_dict(), path)
-    return path
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import data_folder
-from tests.scenery import NAMES, tiny_network, write_labels, write_voc
+from tests.image_data import NAMES, tiny_network, write_labels, write_voc
 from tests.test_cli import assert_fails, run
 from zennit_neon.cli.voc import blocks_of
 from zennit_neon.evaluation import Matching, Scores, VOCDataset, match, match_objects

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.scenery import Tiny, state_of, tiny_network
+from tests.image_data import Tiny, state_of, tiny_network
 from zennit_neon.composites import VGGBlocks
 from zennit_neon.evaluation.objects.heatmap_methods import MAPS, SEEDS, LayerContext, method_of
 from zennit_neon.evaluation.objects.layer_relevance import activations_of, shared_pass

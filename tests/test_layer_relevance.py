@@ -10,7 +10,7 @@ from zennit.composites import EpsilonGammaBox, EpsilonPlus
 from zennit.core import BasicHook
 
 from tests.conftest import data_folder
-from tests.scenery import Tiny, state_of, tiny_network
+from tests.image_data import Tiny, state_of, tiny_network
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import Neon, VGGBlocks
 from zennit_neon.evaluation.objects.heatmap_methods import LayerContext, neon

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import data_folder
-from tests.scenery import NAMES, state_of, tiny_network, write_labels, write_voc
+from tests.image_data import NAMES, state_of, tiny_network, write_labels, write_voc
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import NeonVGG, VGGBlocks
 from zennit_neon.evaluation import VOCDataset, match, match_objects

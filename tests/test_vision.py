@@ -8,11 +8,12 @@ import torch
 import torchvision
 from sklearn.cluster import KMeans
 from torch import nn
-from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models import VGG16_Weights
 from zennit.attribution import Gradient
 from zennit.torchvision import ResNetCanonizer
 
 from tests.conftest import data_folder
+from tests.image_data import NarrowVGG
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import NeonVGG
 from zennit_neon.images import read_image
@@ -172,7 +173,7 @@ def test_a_layer_that_is_not_used_or_not_a_tensor_is_refused():
 
 
 def test_blocks_end_with_max_pooling():
-    model = vgg16(weights=None, init_weights=False)
+    model = NarrowVGG()
     assert [layer_of_block(model, block) for block in range(1, 6)] == [f"features.{i}" for i in (4, 9, 16, 23, 30)]
     with pytest.raises(ValueError, match="block must be from 1 to 5, .* got 6"):
         layer_of_block(model, 6)
@@ -277,14 +278,18 @@ def test_wrong_images_are_refused(network, wrong, message):
         explain_image(wrong, network)
 
 
-@pytest.fixture(scope="module")
-def features():
-    state = vgg16(weights=None, init_weights=False).features.state_dict()
+@pytest.fixture(params=["narrow", pytest.param("whole", marks=pytest.mark.slow)])
+def features(request):
+    """Weights of VGG-16, or of one with a few channels a layer, which ``load_vgg16`` then makes."""
+    if request.param == "narrow":
+        request.getfixturevalue("narrow_vgg")
+    state = torchvision.models.vgg16(weights=None, init_weights=False).features.state_dict()
     return {f"features.{key}": value.clone() for key, value in state.items()}
 
 
 def test_weights_are_read_from_files(features, tmp_path):
-    classifier = {"classifier.6.bias": torch.full((1000,), torch.nan)}
+    size = 10 if len(features["features.28.weight"]) == 10 else 1000
+    classifier = {"classifier.6.bias": torch.full((size,), torch.nan)}
     forms = {
         "features.pth": (features, "IMAGENET1K_V1"),
         "alone.pth": ({key.removeprefix("features."): value for key, value in features.items()}, "IMAGENET1K_V1"),

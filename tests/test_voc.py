@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.datasets import VOCSegmentation
 
 from tests.conftest import data_folder
-from tests.scenery import NAMES, write_labels, write_voc
+from tests.image_data import NAMES, write_labels, write_voc
 from zennit_neon.evaluation import VOCDataset
 
 
