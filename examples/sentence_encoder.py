@@ -1,4 +1,4 @@
-"""Clusters of sentences that a transformer encoder of one's own embeds, explained word by word.
+"""Clusters of sentences that your own transformer encoder embeds, explained word by word.
 
 The sentences are those of scikit-learn's documentation. A small encoder learns which module each is from, k-means
 clusters its embeddings, and the evidence of the clusters goes back to the words in two ways: through the encoder as a

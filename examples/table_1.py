@@ -27,7 +27,7 @@ DATA = Path(os.environ.get("ZENNIT_NEON_DATA", "data"))
 #: A rival that is not in the paper: a random forest on the labels, explained by TreeSHAP.
 FOREST = "forest_shap"
 
-#: Columns of the table: the methods of the paper, and behind them any of ours.
+#: Columns of the table: the methods of the paper, and after them any of ours.
 METHODS = [*PAPER, FOREST]
 
 #: One draw for each feature, where ``pda_cs`` has ten: the paper does not tell how many.

@@ -15,18 +15,35 @@ hypothesis.settings.load_profile("default")
 UCI = ("buddymove", "hepac", "tripadvisor", "sales", "wholesale")
 
 
+NO_DATA = (
+    "set ZENNIT_NEON_DATA to a folder with uci/<name>.csv (buddymove_holidayiq, hcvdat0, tripadvisor_review, "
+    "Sales_Transactions_Dataset_Weekly, 'Wholesale customers data') of the UCI machine learning repository, "
+    "VOCdevkit/VOC2007 of PASCAL VOC, torch/hub/checkpoints with torchvision's vgg16_features weights, mnist "
+    "with its test files, sklearn with the cache of fetch_20newsgroups, and wordvec with word vectors as .npz "
+    "(words, vectors, perhaps row): glove50_vocab20news and spacymd300_vocab20news"
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what is marked ``data`` where there is none."""
+    if os.environ.get("ZENNIT_NEON_DATA"):
+        return
+    for item in items:
+        if item.get_closest_marker("data"):
+            item.add_marker(pytest.mark.skip(reason=NO_DATA))
+
+
 def data_folder() -> Path:
-    """The folder with real data, or skip."""
+    """The folder with real data, for tests that are marked ``data``."""
     folder = os.environ.get("ZENNIT_NEON_DATA")
     if not folder:
-        pytest.skip(
-            "set ZENNIT_NEON_DATA to a folder with uci/<name>.csv (buddymove_holidayiq, hcvdat0, tripadvisor_review, "
-            "Sales_Transactions_Dataset_Weekly, 'Wholesale customers data') of the UCI machine learning repository, "
-            "VOCdevkit/VOC2007 of PASCAL VOC, torch/hub/checkpoints with torchvision's vgg16_features weights, mnist "
-            "with its test files, sklearn with the cache of fetch_20newsgroups, and wordvec with word vectors as .npz "
-            "(words, vectors, perhaps row): glove50_vocab20news and spacymd300_vocab20news"
-        )
+        pytest.fail("a test that reads ZENNIT_NEON_DATA must have the marker data")
     return Path(folder)
+
+
+def with_data(names):
+    """Parameters that are names of tables; those of UCI are marked ``data``."""
+    return [pytest.param(name, marks=pytest.mark.data) if name in UCI else name for name in names]
 
 
 def load(name: str):
@@ -54,7 +71,7 @@ def load(name: str):
     return frame.to_numpy(np.float64)
 
 
-@pytest.fixture(params=["wine", "digits", *UCI])
+@pytest.fixture(params=with_data(["wine", "digits", *UCI]))
 def table(request):
     """Each real table in turn."""
     return load(request.param)
@@ -90,3 +107,27 @@ def closed():
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         pyplot.close("all")
+
+
+@pytest.fixture
+def narrow_vgg(monkeypatch):
+    """``load_vgg16`` makes a network of a few channels, in no time; weights are those of a file."""
+    from tests.image_data import NarrowVGG
+
+    monkeypatch.setattr("torchvision.models.vgg16", lambda **_: NarrowVGG())
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Weights of the convolutions of that network, in a file."""
+    from tests.image_data import NarrowVGG
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
+    features = NarrowVGG().features
+    for layer in features:
+        if hasattr(layer, "weight"):
+            torch.nn.init.kaiming_normal_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+    torch.save(features.state_dict(), path)
+    return path

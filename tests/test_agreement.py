@@ -92,7 +92,7 @@ def test_surrogates_are_compared_behind_and_before_the_steps():
     head = neon.neuralize(model, X)
     inner = neon.neuralize(model[-1].labels_, model[0].transform(X))
     check_same(head, Table(X), inner, Table(model[0].transform(X)))
-    with pytest.raises(DisagreementError, match="the network behind the steps of the Pipeline"):
+    with pytest.raises(DisagreementError, match="the network after the steps of the Pipeline"):
         check_same(head, Table(X[::-1].copy()), inner, Table(model[0].transform(X)))
 
 

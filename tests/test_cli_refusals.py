@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.test_cli import weights  # noqa: F401
 from zennit_neon.cli import main
 from zennit_neon.cli.group import running
-from zennit_neon.vision import load_vgg16
+
+pytestmark = pytest.mark.usefixtures("narrow_vgg")
 
 #: Numbers, words and files that are no good for anything.
 VALUES = [
@@ -60,7 +60,7 @@ OPTIONS = {
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, weights):  # noqa: F811
+def place(tmp_path, monkeypatch):
     """A folder with good files, and with odd ones."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def place(tmp_path, monkeypatch, weights):  # noqa: F811
     return tmp_path
 
 
-def given(command, option, value, weights):  # noqa: F811
+def given(command, option, value, weights):
     """Arguments of a command with one option changed."""
     arguments = list(COMMANDS[command]) + (["--weights", str(weights)] if command == "image" else [])
     if option == "DATA":
@@ -106,10 +106,7 @@ def assert_said(result):
 @pytest.mark.parametrize(
     ("command", "option"), [(command, option) for command, options in OPTIONS.items() for option in options.split()]
 )
-def test_absurd_values(command, option, place, weights, monkeypatch):  # noqa: F811
-    if command == "image" and option not in ("--weights", "--normalization"):
-        network = load_vgg16(weights)  # it takes seconds
-        monkeypatch.setattr("zennit_neon.vision.load_vgg16", lambda *_: network)
+def test_absurd_values(command, option, place, weights):
     for value in VALUES:
         assert_said(CliRunner().invoke(main, given(command, option, value, weights)))
     assert [path for path in place.iterdir() if path.name.startswith(".neon")] == []
@@ -143,7 +140,7 @@ def refused(arguments, hint):
         ("²", "--size must be a number, HEIGHTxWIDTH or 'own', got '²'"),
     ],
 )
-def test_sizes_of_pictures(size, hint, place, weights):  # noqa: F811
+def test_sizes_of_pictures(size, hint, place, weights):
     refused(["image", "picture.png", "--weights", weights, "--out", "new.png", "--block", 3, "--size", size], hint)
 
 
@@ -153,11 +150,11 @@ def test_smoothing_by_no_number(smooth, place):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no memory\nfor that"), torch.OutOfMemoryError("full"), MemoryError()])
-def test_a_network_that_fails_is_one_line(error, place, weights, monkeypatch):  # noqa: F811
+def test_a_network_that_fails_is_one_line(error, place, weights, monkeypatch):
     def fails(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("zennit_neon.vision.explain_picture", fails)
+    monkeypatch.setattr("zennit_neon.vision.explain_image", fails)
     reason = str(error).split("\n")[0] or "MemoryError"
     hint = f"the network fails for 6 x 8 pixels: {reason}; try a smaller --size"
     refused(["image", "picture.png", "--weights", weights, "--size", "own", "--out", "new.png"], hint)

@@ -310,6 +310,7 @@ def test_the_input_is_not_overwritten(lines, table, tmp_path):
     assert_fails(run(lines, "--vectors", table, "--csv", table, "--force"), "--vectors and --csv are the same file")
 
 
+@pytest.mark.data
 def test_real_posts(tmp_path):
     """Posts on hockey and on encryption fall apart, by words that say so."""
     from sklearn.datasets import fetch_20newsgroups

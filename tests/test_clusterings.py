@@ -26,7 +26,7 @@ from sklearn.preprocessing import (
 from torch import nn
 
 from tests import reference
-from tests.conftest import load
+from tests.conftest import UCI, load, with_data
 from zennit_neon import Affine, NeuralizedKMeans, NeuralizedSoftmax, affine_step, explain, neuralize
 from zennit_neon.layer import CentroidDistance
 
@@ -142,7 +142,7 @@ def test_a_rotation_before_the_row_norm_is_undone(rng):
     np.testing.assert_allclose(explain(pipeline, X).relevance, explain(centroids, scaled).relevance, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["wine", "hepac", "wholesale", "sales", "tripadvisor", "buddymove"])
+@pytest.mark.parametrize("name", with_data(["wine", *UCI]))
 def test_pipelines_of_float32_data(name):
     data = load(name).astype(np.float32)
     pipeline = make_pipeline(StandardScaler(), PCA(4), sk.KMeans(6, n_init=1, random_state=0)).fit(data)

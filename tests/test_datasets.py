@@ -202,6 +202,7 @@ def test_infinite_values_are_refused(tmp_path, rng):
         datasets.buddy(tmp_path)
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("name", REAL)
 def test_real_tables_have_the_size_of_the_paper(name):
     found = getattr(datasets, name)(data_folder())
@@ -212,6 +213,7 @@ def test_real_tables_have_the_size_of_the_paper(name):
         assert (found.min(axis=1).min(), found.max(axis=1).max()) == (0, 1)
 
 
+@pytest.mark.data
 def test_news_are_means_of_word_vectors():
     folder = data_folder()
     found = datasets.news(folder, points=20)

@@ -35,28 +35,42 @@ FILES = {
 }
 
 
+#: Those that read ZENNIT_NEON_DATA.
+DATA = {"scan_mnist", "vgg_clusters", "table_1_vgg", "table_1_scan", "fig_8", "mnist_clusters", "mnist_flipping"}
+DATA |= {"newsgroups"}
+
+
 def test_every_example_is_tested():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(FILES)
+    assert set(FILES) >= DATA
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_example(name, tmp_path, monkeypatch):
+@pytest.fixture
+def places(tmp_path):
+    """What stands for an argument in capitals."""
+    return {
+        "SCORES": lambda: tmp_path / "scores.csv",
+        "WEIGHTS": lambda: tmp_path / "weights.npz",
+        "RESULTS": lambda: EXAMPLES.parent / "docs" / "results",
+        "VOC": data_folder,
+        "PICTURES": lambda: _part_of_a_picture(tmp_path / "pictures"),
+    }
+
+
+def _part_of_a_picture(folder):
+    folder.mkdir()
+    with Image.open(sorted((data_folder() / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[0]) as picture:
+        picture.crop((0, 0, 176, 176)).save(folder / "part.jpg")
+    return folder
+
+
+@pytest.mark.examples
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.data] * (name in DATA)) for name in FILES])
+def test_example(name, places, tmp_path, monkeypatch):
     files, arguments = FILES[name]
-    if "vgg" in name or "VOC" in arguments:
+    if name in DATA:
         monkeypatch.setenv("TORCH_HOME", str(data_folder() / "torch"))
-    if "scan" in name or name in ("mnist_clusters", "mnist_flipping", "newsgroups"):
-        data_folder()
-    if "PICTURES" in arguments:
-        pictures = tmp_path / "pictures"
-        pictures.mkdir()
-        with Image.open(sorted((data_folder() / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[0]) as picture:
-            picture.crop((0, 0, 176, 176)).save(pictures / "part.jpg")
-        arguments = [str(pictures) if argument == "PICTURES" else argument for argument in arguments]
-    places = {"SCORES": str(tmp_path / "scores.csv"), "WEIGHTS": str(tmp_path / "weights.npz")}
-    places["RESULTS"] = str(EXAMPLES.parent / "docs" / "results")
-    if "VOC" in arguments:
-        places["VOC"] = str(data_folder())
-    arguments = [places.get(argument, argument) for argument in arguments]
+    arguments = [str(places.get(argument, lambda argument=argument: argument)()) for argument in arguments]
     out = tmp_path / "a folder" / "to be made"
     monkeypatch.syspath_prepend(str(EXAMPLES))  # examples import each other
     monkeypatch.setattr(sys, "argv", [f"{name}.py", str(out), *arguments])

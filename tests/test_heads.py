@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 from zennit.attribution import Gradient
 
 from tests import reference
-from tests.conftest import UCI, load
+from tests.conftest import UCI, load, with_data
 from tests.strategies import clusterings
 from zennit_neon import Affine, NeuralizedKMeans, NeuralizedSoftmax, RowNorm, explain
 from zennit_neon.composites import Neon
@@ -71,7 +71,7 @@ def test_argmax_is_predict_on_uniform_points():
     assert (head(torch.tensor(x)).argmax(1).numpy() == kmeans.predict(x)).all()
 
 
-@pytest.mark.parametrize("name", ["wine", "digits", "uniform", *UCI])
+@pytest.mark.parametrize("name", with_data(["wine", "digits", "uniform", *UCI]))
 def test_far_from_the_origin_in_float32_only_points_on_the_boundary_may_differ(name):
     x = (load(name) + 1e4).astype(np.float32)
     centroids = KMeans(10, n_init=1, max_iter=20, random_state=0).fit(x[:5000].astype(np.float64)).cluster_centers_

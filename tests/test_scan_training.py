@@ -120,6 +120,7 @@ def test_heads_give_neighbours_one_cluster_and_plain_weights_the_same(training, 
     assert (tmp_path / "weights.npz").stat().st_size < 1e6
 
 
+@pytest.mark.data
 def test_the_weights_that_are_there_find_the_digits(training):
     data_folder()
     from mnist_flipping import digits

@@ -136,7 +136,7 @@ def test_digits():
 
 def test_shuffled_labels_are_given_back_by_chance_and_warned_of():
     labels = np.random.default_rng(0).permutation(MOON)
-    with pytest.warns(UserWarning, match=r"gives back \d+% of 100 held-out labels \(cluster 0: .*min_fidelity=0.9"):
+    with pytest.warns(UserWarning, match=r"predicts \d+% of 100 held-out labels \(cluster 0: .*min_fidelity=0.9"):
         e = explain(labels, MOONS)
     assert abs(e.fidelity - 0.5) < 0.15
 
@@ -757,11 +757,11 @@ def test_the_complaint():
     assert Fidelity([9, 10], [10, 10]).complaint(0.9) is None
     assert Fidelity([9, 0], [10, 0]).complaint(0.9) is None  # nothing was tested of the second
     just = Fidelity([899, 1000], [1000, 1000]).complaint(0.9)
-    assert "gives back 95% of 2000 held-out labels (cluster 0: 90% of 1000); below min_fidelity=0.9" in just
+    assert "predicts 95% of 2000 held-out labels (cluster 0: 90% of 1000); below min_fidelity=0.9" in just
     poor = Fidelity([8, 10], [10, 10]).complaint(0.9, ["a", "b"])
-    assert "gives back 90% of 20 held-out labels (cluster 'a': 80% of 10)" in poor
+    assert "predicts 90% of 20 held-out labels (cluster 'a': 80% of 10)" in poor
     both = Fidelity([1, 3], [10, 10]).complaint(0.5)
-    assert "gives back 20% of 20 held-out labels (cluster 0: 10% of 10, 1: 30% of 10)" in both
+    assert "predicts 20% of 20 held-out labels (cluster 0: 10% of 10, 1: 30% of 10)" in both
     many = Fidelity([0] * 9, [1] * 9).complaint(0.5)
     assert "5: 0% of 1 and 3 more)" in many
     assert "6: 0% of 1" not in many

@@ -75,7 +75,7 @@ def _dense(e):
 
 def _slots(average, text):
     """Vectors (T, d) of the known words of a text, and their columns."""
-    columns = [place for place in average.read(text)[1] if place >= 0]
+    columns = [place for place in average.find_words(text)[1] if place >= 0]
     return np.array([average.vectors.vectors[average.vectors.rows[c]] for c in columns], dtype=np.float64), columns
 
 
@@ -775,6 +775,7 @@ def posts():
         pytest.skip("put scikit-learn's cache of fetch_20newsgroups into ZENNIT_NEON_DATA/sklearn")
 
 
+@pytest.mark.data
 def test_newsgroups_as_tf_idf(posts):
     model = make_pipeline(
         TfidfVectorizer(max_features=25_000, stop_words="english"),
@@ -791,6 +792,7 @@ def test_newsgroups_as_tf_idf(posts):
     assert len(best & {"god", "windows", "space", "game", "car", "drive", "bike"}) >= 4
 
 
+@pytest.mark.data
 def test_newsgroups_as_averages(posts):
     path = data_folder() / "wordvec" / "spacymd300_vocab20news.npz"
     if not path.exists():

@@ -762,7 +762,7 @@ REFUSED = {
     "competitor": ({"competitor": 2, "cluster": 2}, ValueError, "competitor must be another cluster"),
     "order of spans": (
         {"texts": ["I am here"] * 2, "spans": [[(0, 1), (2, 4), (5, 9)], [(5, 9), (0, 1), (2, 4)]]}, ValueError,
-        r"spans must be in order, but document 1 has \(0, 1\) behind \(5, 9\)",
+        r"spans must be in order, but document 1 has \(0, 1\) after \(5, 9\)",
     ),
     "beta": ({"beta": -1.0}, ValueError, "beta"),
     "method": ({"method": "gradient"}, ValueError, "method must be 'linear' or"),

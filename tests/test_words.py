@@ -262,8 +262,8 @@ def test_averages_in_plain_loops(vectors):
 
 def test_stop_words_and_length_are_those_of_the_transformer(vectors):
     average = WordAverage(vectors, stop_words=["cat"], min_length=4)
-    assert average.read("cat fish dog NASA")[1] == [2, 3]
-    assert WordAverage(vectors, stop_words=None).read("the cat")[1] == [-1, 0]
+    assert average.find_words("cat fish dog NASA")[1] == [2, 3]
+    assert WordAverage(vectors, stop_words=None).find_words("the cat")[1] == [-1, 0]
 
 
 def test_texts_without_words_are_named(vectors):
@@ -324,6 +324,7 @@ def test_a_hundred_thousand_words(vectors):
     assert np.allclose(WordAverage(vectors).transform([text]), (vectors["cat"] + vectors["dog"]) / 2)
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("name", ["glove50_vocab20news", "spacymd300_vocab20news"])
 def test_real_tables(name):
     path = data_folder() / "wordvec" / f"{name}.npz"

@@ -113,7 +113,7 @@ class NEON(attr.Attribution):
             Floating point. A clustering takes one, a model as many as its ``forward``.
         target : int, sequence of int, Tensor or tuple, optional
             Output of the model, or one for each input; the one of the cluster that each input is assigned to if not
-            given. Where outputs have locations (N, K, H, W), a number stands for the positive evidence at all of them,
+            given. Where outputs have locations (N, K, H, W), a number means the positive evidence at all of them,
             and a tuple (k, y, x), or a list of them, for the evidence at one; either has to be given.
         additional_forward_args : object or tuple, optional
             Further arguments of the model, which get no relevance.

@@ -100,7 +100,7 @@ class TooFewClustersError(NeonError):
 
 
 class TooSmallError(NeonError):
-    """A picture is too small: a convolution or pooling has nothing left to slide over."""
+    """An image is too small: a convolution or pooling has nothing left to slide over."""
 
 
 class UnclearLayoutError(NeonError):

@@ -66,7 +66,7 @@ class ConditionalKDE:
         """Numbers (M,) of data points, from their cumulative weights (M, N), as often as wanted."""
         uniform = torch.rand(len(weight), 1, generator=generator, dtype=weight.dtype)
         total = weight[:, -1:].contiguous()
-        # never one of weight 0, neither before the first that has any nor behind the last
+        # never one of weight 0, neither before the first that has any nor after the last
         found = torch.searchsorted(weight, uniform * total, right=True)
         return torch.minimum(found, torch.searchsorted(weight, total))[:, 0]
 

@@ -45,7 +45,7 @@ class Model(nn.Module):
 
 
 def augment(images):
-    """Other hands: turned, sheared, scaled, moved and bent, with thicker or thinner strokes."""
+    """Other hands: turned, sheared, scaled, moved and distorted, with thicker or thinner strokes."""
     count, size = len(images), images.shape[-1]
     angle = torch.empty(count).uniform_(-0.35, 0.35)
     scale = torch.empty(count, 2).uniform_(0.8, 1.25)

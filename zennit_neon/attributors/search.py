@@ -20,9 +20,9 @@ __all__ = ["attributor_of"]
 def attributor_of(
     model: Any, X: Any, batch_size: int | None, progress: bool
 ) -> tuple[ClosedFormAttributor, Array | None]:
-    """The closed form of a clustering, behind an encoding of the columns of X where its Pipeline begins with one.
+    """The closed form of a clustering, after an encoding of the columns of X if its Pipeline begins with one.
 
-    And which points are noise, if the head stands for labels of them.
+    And which points are noise, if the head is fitted to their labels.
     """
     is_estimator = not isinstance(model, nn.Module) and not are_labels(model)
     table = as_table(X)

@@ -184,7 +184,7 @@ def _load(data: str | None, drop: tuple[str, ...], index: str | None, sep: str) 
 def _report(
     frame: pandas.DataFrame, source: str, model: str, options: Options, beta: float | None, least: float, top: int
 ) -> tuple[Report, str | None]:
-    """Standardise, cluster and explain; a report, and a warning if the explanation stands for labels badly."""
+    """Standardise, cluster and explain; a report, and a warning if the network predicts labels badly."""
     from ..estimators.clusterings import neuralized
     from ..explanation import explain as explain_points
     from .fitting import fit

@@ -88,7 +88,7 @@ class Report:
         least = fidelity.per_cluster[~np.isnan(fidelity.per_cluster)].min(initial=1)
         kind = f" ({fidelity.network})" if fidelity.network else ""
         lines = [
-            f"explained through a network{kind} that gives back {float(fidelity):.1%} of "
+            f"explained through a network{kind} that predicts {float(fidelity):.1%} of "
             f"{int(fidelity.counts.sum())} labels that were held out (at least {least:.0%} in each cluster)"
         ]
         if fidelity.noise:

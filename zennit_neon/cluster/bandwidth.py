@@ -122,7 +122,9 @@ def _self_similarity(X: Array, n_clusters: int | None, share: float, random: Any
     if n_clusters is not None and 10 * n_clusters < len(X):
         X = KMeans(10 * n_clusters, n_init=1, random_state=random).fit(X).cluster_centers_
     if len(X) ** 2 > NUMBERS:
-        raise ValueError(f"n_clusters must be given for {len(X)} points, of which 10 a cluster then stand for all")
+        raise ValueError(
+            f"n_clusters must be given for {len(X)} points, as 10 points for each cluster then represent all"
+        )
     squared = _squared_distances(X, X)
     return _solved(squared, lambda gamma: len(X) / float(np.exp(-gamma * squared).sum()), share)
 

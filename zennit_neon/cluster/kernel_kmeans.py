@@ -178,7 +178,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         return reduced
 
     def _support(self, sets: list[Array], counts: list[Array]) -> None:
-        """Support vectors and their weights, from points and how many each stands for."""
+        """Support vectors and their weights, from points and how many each represents."""
         self.support_vectors_, self.weights_ = sets, []
         for part, count in zip(sets, counts, strict=True):
             norm = count.sum()

@@ -1,4 +1,4 @@
-"""Few points that stand for many."""
+"""Few points that represent many."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def quantize(points: Array, count: int, random: Any) -> tuple[Array, Array]:
     -------
     centers : ndarray, shape (p, d)
     sizes : ndarray of float, shape (p,)
-        Points that each center stands for; they sum to N.
+        Points that each center represents; they sum to N.
     """
     different, multiplicity = np.unique(points, axis=0, return_counts=True)
     if len(different) <= count:

@@ -57,13 +57,13 @@ def check_predictions(head: Head, table: Table, estimator: Any) -> None:
 
 
 def check_same(head: Head, table: Table, inner: Head, points: Table) -> None:
-    """Compare a head with one behind the steps that it takes into account, on a sample of the points."""
+    """Compare a head with one after the steps that it takes into account, on a sample of the points."""
     known = np.arange(len(table)) if table.ignored is None else np.flatnonzero(~table.ignored)
     if len(known):
         places = known[_sample(len(known))]
         with torch.no_grad():
             wanted = inner.evidence_layer.scores(inner.rows(points.some(places))).argmax(1)
-        _compare(head, table.some(places), wanted, places, "the network behind the steps of the Pipeline")
+        _compare(head, table.some(places), wanted, places, "the network after the steps of the Pipeline")
 
 
 def _predicted(estimator: Any, rows: Any, is_text: bool) -> Array | None:

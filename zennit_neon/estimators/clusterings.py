@@ -90,7 +90,7 @@ def neuralize(
     -------
     Head
         ``head(x).argmax(1)`` equals ``clustering.predict(x)`` if ``head.fidelity`` is None. Otherwise that tells how
-        often it gives back the label of a held-out point, overall and per cluster. Noise takes no part.
+        often it predicts the label of a held-out point, overall and per cluster. Noise is left out.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def neuralize(
     >>> bool((head(torch.tensor(X)).argmax(1).numpy() == pipeline.predict(X)).all())
     True
 
-    A class of one's own:
+    Your own class:
 
     >>> from zennit_neon import NeuralizedKMeans
     >>> class Prototypes:
@@ -172,7 +172,7 @@ neuralize.register = register  # type: ignore[attr-defined]
 
 
 class Neuralized(NamedTuple):
-    """A head, the labels that it stands for, and the points that were read on the way."""
+    """A head, the labels that it is fitted to, and the points that were read on the way."""
 
     head: Head
     #: None where the head is exact.

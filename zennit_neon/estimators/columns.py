@@ -1,7 +1,7 @@
-"""Steps of a Pipeline that work column by column: categories, gaps and bent scales on the way to a clustering.
+"""Steps of a Pipeline that work column by column: categories, missing values, nonlinear transforms.
 
 What such a step makes of a column belongs to that column, whatever the step does: relevance of its numbers is summed.
-So a Pipeline whose steps are of this kind first, and affine behind it, is explained exactly, in terms of the columns
+So a Pipeline whose steps are of this kind first, and affine after it, is explained exactly, in terms of the columns
 of the table, be they numbers or not.
 """
 
@@ -67,7 +67,7 @@ class Encoding:
 
 
 def encode(pipeline: Any, table: Table) -> tuple[Encoding, Steps] | None:
-    """Write the steps before a clustering as an encoding, column by column, and affine steps behind it.
+    """Write the steps before a clustering as an encoding, column by column, and affine steps after it.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def source_columns(transformer: Any) -> Array:
     >>> source_columns(OneHotEncoder().fit([["a", 1], ["b", 2], ["c", 2]]))
     array([0, 0, 0, 1, 1])
 
-    A transformer of one's own:
+    Your own transformer:
 
     >>> class Cyclic:  # hours as points on a circle
     ...     def fit(self, X, y=None):
@@ -190,7 +190,7 @@ def _chain(steps: Sequence[tuple[str, Any]], rows: Any) -> tuple[Encoding, Steps
 
 
 def _parted(step: Any, rows: Any) -> tuple[Encoding, Steps]:
-    """One step as an encoding and affine steps behind it."""
+    """One step as an encoding and affine steps after it."""
     if hasattr(step, "steps"):
         return _chain(step.steps, rows)
     if _has_blocks(step):
@@ -206,7 +206,7 @@ def _has_blocks(step: Any) -> bool:
 
 
 def _blocks(step: Any, rows: Any) -> tuple[Encoding, Steps]:
-    """Blocks of columns side by side, each with affine steps of its own behind its encoding."""
+    """Blocks of columns side by side, each with its own affine steps after its encoding."""
     encodings, parts, size = [], [], 0
     for block in blocks_of(step):
         encoding, behind = _parted(block.transformer, _chosen(rows, block))

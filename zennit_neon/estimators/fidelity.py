@@ -1,4 +1,4 @@
-"""How well a network that stands for labels gives them back."""
+"""How well a network that is fitted to labels predicts them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Fidelity(float):
     noise : int
         Points without a cluster (label -1, or missing), which took no part.
     network : str
-        What kind of network stands for the labels, such as "class means, whitened features".
+        What kind of network is fitted to the labels, such as "class means, whitened features".
     """
 
     per_cluster: Array
@@ -74,9 +74,9 @@ class Fidelity(float):
         ]
         listed = ", ".join(parts[:6]) + (f" and {len(parts) - 6} more" if len(parts) > 6 else "")
         total = int(self.counts.sum())
-        overall = f"gives back {float(self):.0%} of {total} held-out labels" if total else "was tested on no point"
+        overall = f"predicts {float(self):.0%} of {total} held-out labels" if total else "was tested on no point"
         return (
-            f"the network that stands for the labels {overall}"
+            f"the network fitted to the labels {overall}"
             + (f" (cluster {listed})" if poor else "")
             + f"; below min_fidelity={least:g} its explanations are those of the network more than of the clusters. "
             + (f"It was chosen among several: {self.network}. " if self.network else "")

@@ -42,13 +42,13 @@ ELEMENTS = 2**22
 
 @dataclass
 class Support:
-    """Support vectors of all clusters, filled up with vectors that stand for no point.
+    """Support vectors of all clusters, padded with vectors that represent no point.
 
     Attributes
     ----------
     vectors : ndarray, shape (K, p, d)
     counts : ndarray of float, shape (K, p)
-        Points that each stands for; 0 for those that fill up.
+        Points that each represents; 0 for padding.
     variance : float
         Mean squared distance of a point to its nearest one, divided by the number of features that vary.
     """

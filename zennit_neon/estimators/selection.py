@@ -43,7 +43,7 @@ class Choice:
     space : str
         One of ``zennit_neon.estimators.spaces.SPACES``.
     support : int
-        Support vectors of a cluster, at most; 1 stands for the class means.
+        Support vectors of a cluster, at most; 1 means the class means.
     prior : bool
         Whether clusters weigh as much as they have points.
     steps : int

@@ -105,7 +105,7 @@ def surrogate(
     return head
 
 
-#: Examples that doctest does not see behind a decorator.
+#: Examples that doctest does not see after a decorator.
 __test__ = {"surrogate": surrogate}
 
 

@@ -1,4 +1,4 @@
-"""Table I of paper 1 as it is printed: data, models and areas, to hold one's own against."""
+"""Table I of paper 1 as it is printed: data, models and areas, to compare with."""
 
 from __future__ import annotations
 

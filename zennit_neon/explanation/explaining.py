@@ -160,7 +160,7 @@ def explain(
     )
 
 
-#: Examples that doctest does not see behind a decorator.
+#: Examples that doctest does not see after a decorator.
 __test__ = {"explain": explain}
 
 

@@ -32,7 +32,7 @@ def mean_by_cluster(relevance: Array, cluster: Array, labels: Sequence[Any], col
 def frame_of(
     relevance: Array, columns: list[str], index: pandas.Index | None, numbers: Mapping[str, Array]
 ) -> pandas.DataFrame:
-    """Relevance (M, d) behind columns of other ``numbers`` (M,), whose names must not be those of features."""
+    """Relevance (M, d) after columns of other ``numbers`` (M,), whose names must not be those of features."""
     import pandas
 
     frame = pandas.DataFrame(relevance, index=index, columns=columns)

@@ -93,7 +93,7 @@ class Explanation:
 
     @property
     def fidelity(self) -> Fidelity | None:
-        """How well the network stands for labels (:class:`~zennit_neon.Fidelity`); None where it is exact."""
+        """How well the network predicts labels (:class:`~zennit_neon.Fidelity`); None where it is exact."""
         return self.head.fidelity
 
     @property

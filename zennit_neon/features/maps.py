@@ -52,9 +52,11 @@ def trunk_until(model: nn.Module, layer: str, output: str | int | None) -> nn.Mo
         chain, rest = model, layer
     elif first != "features" or not type(model).__module__.startswith("torchvision.models."):
         return Until(model, layer, output)
-    if output is None and isinstance(chain, nn.Sequential) and rest in chain._modules:
-        return chain[: list(chain._modules).index(rest) + 1]
-    return Until(model, layer, output)
+    if output is not None or not isinstance(chain, nn.Sequential) or rest not in chain._modules:
+        return Until(model, layer, output)
+    if not type(chain._modules[rest]).__module__.startswith(("torch.", "torchvision.")):  # may return several tensors
+        return Until(model, layer, output)
+    return chain[: list(chain._modules).index(rest) + 1]
 
 
 def feature_maps(

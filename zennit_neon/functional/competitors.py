@@ -223,7 +223,7 @@ def quotient(relevance: Tensor, activation: Tensor) -> Tensor:
 
 
 class PooledCompetitors(NamedTuple):
-    """What min-pooling leaves of the scores of M points: how far each competitor is behind the nearest one."""
+    """Scores of M points after min-pooling: how much farther each competitor is than the nearest one."""
 
     #: (M, K): score of each competitor minus that of the nearest, at most 0; -inf at the explained cluster itself.
     gap: Tensor

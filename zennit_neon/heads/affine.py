@@ -26,7 +26,7 @@ class Affine:
     Parameters
     ----------
     linear : Tensor or array, shape (d,) or (p, d)
-        ``A``; one dimension stands for a diagonal matrix.
+        ``A``; one dimension means a diagonal matrix.
     offset : Tensor or array, shape (p,), optional
         ``t``; zero if not given.
     inverse : Tensor or array, shape (d,) or (d, p), optional
@@ -135,7 +135,7 @@ class Affine:
         way = center - self.center  # exact where both are close
         image, rest = _product(self.linear, way)
         moved = ((z - self.offset) - image) - rest
-        if self.diagonal:  # what the map gives back exactly has no part outside of its range
+        if self.diagonal:  # what the map restores exactly has no part outside of its range
             outside = torch.where(self.linear * self.inverse == 0, -way, 0.0)
         else:
             outside = _apply(self.inverse, image) - way

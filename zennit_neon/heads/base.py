@@ -28,7 +28,7 @@ class Head(nn.Module):
     A head maps points ``(N, d, ...)`` to evidence ``(N, C, ...)`` of the clusters of interest. Evidence is positive
     exactly for the cluster that a point is assigned to. Heads hold buffers, no parameters.
 
-    A head of one's own calls this constructor and sets ``self.evidence`` to a
+    Your own head calls this constructor and sets ``self.evidence`` to a
     :class:`~zennit_neon.layer.EvidenceLayer`; see the how-to "Bring your own clustering".
 
     Parameters
@@ -47,7 +47,7 @@ class Head(nn.Module):
     labels : tuple or None
     feature_names : tuple of str or None
     fidelity : Fidelity or None
-        Of a head that stands for labels (:mod:`zennit_neon.estimators.surrogate`): held-out agreement with
+        Of a head that is fitted to labels (:mod:`zennit_neon.estimators.surrogate`): held-out agreement with
         them, overall and per cluster. None where a head is exact.
     """
 

@@ -63,7 +63,7 @@ def _check_probability(head: Any, probability: Any) -> float | None:
 
 
 def _gaps(scores: Callable[[], Iterable[Tensor]]) -> Callable[[], Iterable[Tensor]]:
-    """How far competitors are behind, kept unless there are too many numbers."""
+    """How much farther competitors are, kept unless there are too many numbers."""
     kept: list[Tensor] = []
     room = KEPT
 

@@ -49,7 +49,7 @@ def leave_out(points: Array | None, relevance: Tensor, evidence: Tensor, own: Te
 
 
 def check_fidelity(head: Head, least: float) -> None:
-    """Warn if a head gives back few of the labels that it stands for."""
+    """Warn if a head predicts few of the labels that it is fitted to."""
     if not 0 <= check_real(least, "min_fidelity", "a number from 0 to 1") <= 1:
         raise ValueError(f"min_fidelity must be a number from 0 to 1, got {least!r}")
     complaint = None if head.fidelity is None else head.fidelity.complaint(least, head.labels)

@@ -1,4 +1,4 @@
-"""What a composite does not look after in a model, said in one sentence for each kind of thing."""
+"""What a composite has no rule for in a model: one warning for each kind of operation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Examination", "refuse"]
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.modules.batchnorm._NormBase, nn.RMSNorm)
 #: Layers whose rules work with their weights.
 LINEAR = (nn.Linear, nn.modules.conv._ConvNd)
-#: Rules that are gradients with a twist, and not meant to conserve anything.
+#: Rules that modify gradients, and are not meant to conserve relevance.
 GRADIENTS = (zennit_rules.ReLUDeconvNet, zennit_rules.ReLUGuidedBackprop, zennit_rules.ReLUBetaSmooth)
 
 #: Nodes of autograd that only move signals.
@@ -43,7 +43,7 @@ SENTENCES = {
     "sum": "signals are added{what} in the forward of {where}: relevance counts in every term; make the sum a module "
     "that the composite has a rule for (zennit.layer.Sum, as zennit.torchvision.ResNetCanonizer does)",
     "product": "signals are multiplied or divided{what} in the forward of {where}: relevance counts in each factor",
-    "scale": "signals are scaled by constants{what} in the forward of {where}: relevance is scaled along",
+    "scale": "signals are scaled by constants{what} in the forward of {where}: relevance is scaled as well",
     "mean": "means are taken{what} in the forward of {where}: relevance is passed on evenly, whatever each part "
     "contributes; use a module such as nn.AdaptiveAvgPool2d",
     "layer": "layers are applied as functions{what} in the forward of {where}: relevance passes them as the plain "
@@ -55,7 +55,7 @@ SENTENCES = {
     "draw": "random numbers are drawn{what} in the forward of {where}, in evaluation mode as well: no two passes, and "
     "no two explanations, are the same",
     "weight": "{where} puts out other values than its weight and bias give: rules change only these, so relevance is "
-    "not what they say; use a layer whose weight is its parameter",
+    "wrong; use a layer whose weight is its parameter",
     "function": "functions{what} are applied in the forward of {where}: relevance passes them as the plain gradient; "
     "use modules that the composite has a rule for",
 }
@@ -74,7 +74,7 @@ def refuse(model: nn.Module) -> None:
 
 
 class Examination:
-    """Looks at a model to which a composite is attached, and listens to its first pass.
+    """Examines a model to which a composite is attached, during its first pass.
 
     Parameters
     ----------

@@ -18,9 +18,9 @@ from ..utils.model_state import unwrapped
 
 __all__ = ["Holding"]
 
-#: So far is a chain of functions, containers and objects followed.
+#: How many steps a chain of functions, containers and objects is followed.
 DEPTH = 8
-#: Nothing in there holds layers of the user's.
+#: Modules that hold no layers of the user.
 _LIBRARIES = ("torch.", "zennit.", "zennit_neon.", "numpy.", "logging")
 
 
@@ -28,7 +28,7 @@ class Holding:
     """Looks for functions that hold modules or parameters of a model.
 
     Functions are looked for in attributes, hooks and methods of modules, and in lists, dictionaries and objects there.
-    A function holds what is in its closure and its defaults, and what its global names stand for.
+    A function holds what is in its closure and its defaults, and what its global names refer to.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Holding:
     def __init__(self, owned: set[int]):
         self.owned = owned
         self._seen: set[tuple[int, bool]] = set()
-        self._alive: list[Any] = []  # identities of what is gone are given away again
+        self._alive: list[Any] = []  # identities of deleted objects are used again
 
     def of(self, module: nn.Module) -> bool:
         """Whether a module has such a function."""

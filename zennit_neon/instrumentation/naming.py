@@ -57,7 +57,7 @@ class Renamed:
         return self._choose(({}, {}, {}), name, module)
 
     def _choose(self, contexts: tuple[dict[Any, Any], ...], name: str, module: nn.Module) -> Hook | None:
-        """The rule by the name in the user's model, unless only that by the name in the twin is a special one."""
+        """The rule by the name in the user's model, unless only that by the name in the twin is special."""
         ours = self.module_map(contexts[0], self._name(name), module)
         theirs = self.module_map(contexts[1], name, module)
         try:

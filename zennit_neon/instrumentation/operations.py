@@ -1,4 +1,4 @@
-"""What functions of torch in the ``forward`` of a module do to relevance, which no rule looks after there."""
+"""What functions of torch in the ``forward`` of a module do to relevance; no rule applies there."""
 
 from __future__ import annotations
 

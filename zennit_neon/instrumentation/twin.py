@@ -57,7 +57,7 @@ def twinned(model: nn.Module, own: Callable[[Hook], bool], same: Callable[[nn.Mo
     """A twin of a model for a while.
 
     Where a model cannot be copied (it holds locks or handles, functions that close over its own layers, ...), or its
-    twin is not taken for the same, the model itself is lent, to one thread at a time, and is put back at the end.
+    twin is not taken for the same, the model itself is lent, to one thread at a time, and is restored at the end.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def _copied(model: nn.Module) -> Twin:
             twin.eval()
             for part in list(twin.modules()):
                 _flatten(part)
-    except Exception as error:  # whatever the user's objects make of being copied
+    except Exception as error:  # objects of the user may raise anything when they are copied
         raise UncopiableError(f"{type(error).__name__}: {error}") from error
     if any(id(part) in originals for part in twin.modules()):
         raise UncopiableError("a module returns itself when it is copied")

@@ -44,7 +44,7 @@ class Coefficients(NamedTuple):
 class EvidenceLayer(nn.Module, ABC):
     """Evidence of all clusters in one layer: ``(N, d, ...)`` to ``(N, C, ...)`` for the C clusters of interest.
 
-    A clustering of one's own has to bring two methods:
+    Your own clustering needs two methods:
 
     - :meth:`scores`: one number for each cluster, of which evidence is a difference;
     - :meth:`redistribute`: from coefficients of the scores to relevance of the features.

@@ -36,7 +36,7 @@ class MinPool(_Pool):
     Parameters
     ----------
     clusters : Tensor of int64, shape (C,)
-        The cluster that each of the C outputs stands for.
+        The cluster that each of the C outputs belongs to.
     beta : float, optional
         Stiffness of the min-take-most rule (Eq. 2).
     """
@@ -54,7 +54,7 @@ class SoftMinPool(_Pool):
     Parameters
     ----------
     clusters : Tensor of int64, shape (C,)
-        The cluster that each of the C outputs stands for.
+        The cluster that each of the C outputs belongs to.
     scaled : bool
         Whether inputs are differences of distances, which the pool turns into :math:`\beta h_k - \log(K - 1)` itself.
     beta : float, optional

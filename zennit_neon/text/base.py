@@ -88,7 +88,7 @@ class DocumentExplanation(abc.ABC):
         """The first documents."""
         try:
             documents = "".join(self[index].html() for index in self._first(NOTEBOOK))
-        except ValueError:  # no texts, or an analyzer of one's own
+        except ValueError:  # no texts, or a custom analyzer
             documents = ""
         return f"<div><p>{escape(repr(self))}</p>{documents}</div>"
 

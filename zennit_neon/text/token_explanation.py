@@ -105,7 +105,7 @@ def explain_tokens(
     method : {"linear", "integrated gradients"}
         The way back where no composite is given; see the notes.
     baseline : Tensor, shape (D,), optional
-        Vector that stands for no token in integrated gradients; 0 if not given.
+        Vector that represents no token in integrated gradients; 0 if not given.
     n_steps : int
         Of integrated gradients.
     batch_size : int
@@ -316,7 +316,7 @@ def _documents(texts: Any, spans: Any, lengths: list[int]) -> tuple[list[str] | 
         places = [span for span in own if span is not None]
         for before, after in itertools.pairwise(places):
             if after[0] < before[0]:
-                raise ValueError(f"spans must be in order, but document {i} has {after} behind {before}")
+                raise ValueError(f"spans must be in order, but document {i} has {after} after {before}")
     return documents, pieces
 
 

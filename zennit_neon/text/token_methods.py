@@ -55,8 +55,8 @@ GATES |= {"norm", "vector_norm", "matrix_norm", "std", "var", "rsqrt"}
 SCALINGS = {"gelu", "silu", "mish", "tanh", "elu", "selu", "celu", "hardswish", "softsign"}
 SCALINGS |= {"normalize", "rms_norm", "local_response_norm"}
 
-#: A linearised trunk whose gradient changes by more than this share of it along the tokens is none.
-BENT = 0.01
+#: If the gradient changes by more than this fraction along the tokens, the model is not linear.
+MOST_NONLINEAR = 0.01
 
 
 def linear(encoder: Encoder, batch: Batch, answer: Answer) -> list[Found]:
@@ -95,7 +95,7 @@ def _bent(encoder: Encoder, tokens: Tensor, gradient: Tensor) -> bool:
         (change,) = torch.autograd.grad((vectors.detach() * pulled).sum(), vectors, allow_unused=True)
     except RuntimeError:  # functions of the user's own cannot always be differentiated twice
         return False
-    return change is not None and bool(change.norm() > BENT * pulled.norm())
+    return change is not None and bool(change.norm() > MOST_NONLINEAR * pulled.norm())
 
 
 def _opaque(part: nn.Module) -> bool:

@@ -70,7 +70,7 @@ def _tokens(text: str, stop_words: Collection[str], min_length: int) -> list[tup
 
 @functools.cache
 def _pattern(ascii_only: bool) -> re.Pattern[str]:
-    """A letter and the letters and marks behind it. Python's ``re`` knows no class of either."""
+    """A letter and the letters and marks after it. Python's ``re`` knows no class of either."""
     if ascii_only:
         return re.compile("[A-Za-z]+")
     letters, marks = _ranges("L"), _ranges("M")
@@ -78,7 +78,7 @@ def _pattern(ascii_only: bool) -> re.Pattern[str]:
 
 
 def _ranges(kind: str) -> str:
-    """Characters of a Unicode category, written as ranges; the planes behind these have no letters."""
+    """Characters of a Unicode category, written as ranges; the planes after these have no letters."""
     codes = [code for code in range(0x40000) if unicodedata.category(chr(code))[0] == kind]
     starts = [code for code, before in zip(codes, [-2, *codes], strict=False) if code != before + 1]
     stops = [code for code, after in zip(codes, [*codes[1:], -2], strict=True) if after != code + 1]
@@ -103,7 +103,7 @@ class WordAverage(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     r"""Documents as the average of the vectors of their words, :math:`x = \frac{1}{T} \sum_t \phi_t` (paper 1, VI-A).
 
     A word counts as often as it occurs. Words are looked up as they are written and then in lower case; those that
-    the table does not have take no part.
+    the table does not have are ignored.
 
     Parameters
     ----------
@@ -141,26 +141,26 @@ class WordAverage(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         ValueError
             If texts have no word that the table knows, with their indices; :meth:`known` tells them before.
         """
-        counts = self.bag(X)
+        counts = self.word_shares(X)
         empty = np.flatnonzero(np.diff(counts.indptr) == 0)
         if len(empty):
             raise ValueError(
                 f"{len(empty)} of {counts.shape[0]} texts have no word with a vector, so they have no average: "
                 f"{listed(empty.tolist())}; leave them out with known(texts)"
             )
-        shares, vectors = self.vectors.used(counts)
+        shares, vectors = self.vectors.occurring(counts)
         return (shares @ vectors).astype(self.vectors.vectors.dtype)
 
     def known(self, X: Iterable[str]) -> Array:
         """Whether texts have a word that the table knows, bool (N,)."""
-        return np.diff(self.bag(X).indptr) > 0
+        return np.diff(self.word_shares(X).indptr) > 0
 
-    def read(self, text: str) -> tuple[list[tuple[int, int]], list[int]]:
+    def find_words(self, text: str) -> tuple[list[tuple[int, int]], list[int]]:
         """Spans of the words of a text, and the place of each in the table: -1 where it is out of vocabulary."""
         spans = _tokens(text, *self._rule())
         return spans, [self.vectors.find(text[start:stop]) for start, stop in spans]
 
-    def bag(self, X: Iterable[str]) -> csr_matrix:
+    def word_shares(self, X: Iterable[str]) -> csr_matrix:
         """Share of each word of the table in the known words of each text, (N, V); a row sums to 1, or is empty."""
         from scipy.sparse import csr_matrix
 

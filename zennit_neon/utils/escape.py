@@ -8,7 +8,7 @@ import html
 
 __all__ = ["escaped", "line", "meta", "safe"]
 
-#: What stands for characters that a page or a terminal must not get: pictures of C0, U+FFFD for C1 and surrogates.
+#: What replaces characters that a page or a terminal must not get: pictures of C0, U+FFFD for C1 and surrogates.
 SYMBOLS = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},
     0x7F: 0x2421,

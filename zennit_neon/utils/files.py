@@ -141,7 +141,7 @@ def write(path: str | Path, content: Callable[[str], object]) -> None:
 def write_table(path: str | Path, frame: pandas.DataFrame, index: bool) -> None:
     """Write a CSV file; the names of rows come out as they are, and so does the index's own.
 
-    Where the index has the name of a column, the column gets an underscore behind its name.
+    Where the index has the name of a column, the column gets an underscore after its name.
     """
     import csv
 

@@ -284,7 +284,7 @@ def _check_complete(head: Head) -> None:
 
 
 def _read(name: str, X: Any, change: Affine | None, head: Head | None, like: Table | None = None) -> Tensor:
-    """Points as a tensor, finite, behind the scalers; columns that X has as well must be in its order."""
+    """Points as a tensor, finite, after the scalers; columns that X has as well must be in its order."""
     table = Table(X, name=name)
     if head is not None:
         table.check_width(head.n_features)

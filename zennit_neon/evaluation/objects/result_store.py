@@ -1,4 +1,4 @@
-"""Rows of results in a CSV file that an interrupted run leaves behind, and the next one continues."""
+"""Rows of results in a CSV file that an interrupted run leaves, and that the next one continues."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Ledger"]
+__all__ = ["ResultStore"]
 
 
-class Ledger:
+class ResultStore:
     """Results with the settings they were made with, one line each, written as soon as they are there.
 
     Parameters

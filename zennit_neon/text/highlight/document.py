@@ -191,7 +191,7 @@ def page(
         Absolute score of full colour: a number, or "shared" for the largest of all documents; each document has its
         own if not given.
     picture : str
-        HTML above the documents, such as an SVG of one's own. It is *not* escaped; the page lets in no style of it.
+        HTML above the documents, such as your own SVG. It is *not* escaped; the page allows no styles in it.
 
     Raises
     ------

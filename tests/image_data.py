@@ -1,9 +1,10 @@
-"""A tiny network with blocks like those of VGG, and a made-up PASCAL VOC, for the tests of several modules."""
+"""Small networks with blocks like those of VGG, and a made-up PASCAL VOC, for the tests of several modules."""
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models.vgg import make_layers
 
 from zennit_neon.network import Network
 
@@ -40,6 +41,19 @@ class Tiny(nn.Module):
 def tiny_network(**options):
     """The tiny network in evaluation mode."""
     return Network(Tiny(**options).eval(), MEAN, STD, "tiny")
+
+
+class NarrowVGG(nn.Module):
+    """VGG-16 with a few channels a layer, whose layers have the names of torchvision's."""
+
+    def __init__(self):
+        super().__init__()
+        last = [10, 10, 10, "M"]
+        self.features = make_layers([4, 4, "M", 6, 6, "M", 8, 8, 8, "M", *last, *last])
+        self.classifier = nn.Sequential(*[nn.Identity()] * 6, nn.Linear(10, 10))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(2).mean(2))
 
 
 def state_of(model):
