@@ -53,7 +53,7 @@ class Network:
 
     @property
     def digest(self) -> str:
-        """A few letters that tell weights and normalisations apart."""
+        """A short hash of the weights and the normalisation."""
         found = zlib.crc32(repr((self.mean, self.std)).encode())
         for name, value in self.model.state_dict().items():
             found = zlib.crc32(name.encode(), found)
@@ -141,7 +141,7 @@ def _of_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 def too_small(model: nn.Module, x: Tensor) -> TooSmallError | None:
-    """What to raise if a forward pass failed since a window no longer fits into what is left of a picture.
+    """The error to raise if a forward pass failed because a window is larger than the remaining feature map.
 
     The pass is run again, up to the convolution or pooling at which it fails; None if it fails elsewhere.
     """
@@ -189,8 +189,8 @@ def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None =
         ``"IMAGENET1K_FEATURES"`` (the convolutions of the original, which both papers use), ``"IMAGENET1K_V1"``
         (torchvision's own), or a file with a state dict: of all of VGG-16, or of its convolutions alone.
     normalization : {"IMAGENET1K_FEATURES", "IMAGENET1K_V1"}, optional
-        How a file wants its pictures. If not given, it is told by the file's name, or by a classifier of NaN, which
-        torchvision's file of the original has; else it is that of ``IMAGENET1K_V1``.
+        How images are normalised for a file. If not given, it is found from the file's name, or from a classifier of
+        NaN, as in torchvision's file of the original weights; otherwise it is that of ``IMAGENET1K_V1``.
 
     Returns
     -------

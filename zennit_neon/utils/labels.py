@@ -1,4 +1,4 @@
-"""Labels are what users see: names or numbers of the clusters, read in and given back, never positions."""
+"""Labels of clusters (names or numbers), as users give and see them; positions are internal."""
 
 from __future__ import annotations
 

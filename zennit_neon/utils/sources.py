@@ -18,7 +18,7 @@ Dtype = np.dtype[Any]
 
 
 class Source(abc.ABC):
-    """Where the numbers are: rows come out as arrays, and results go back in kind."""
+    """Where the numbers are: rows are read as arrays, and results have the type of the source."""
 
     X: Any
     shape: tuple[int, ...]
