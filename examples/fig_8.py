@@ -22,10 +22,10 @@ from matplotlib import pyplot
 
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import NeonVGG
-from zennit_neon.evaluation import Scenes, interval, masks_of, match, match_objects
+from zennit_neon.evaluation import VOCDataset, interval, masks_of, match, match_objects
 from zennit_neon.evaluation.objects.heatmap_scores import TITLES
-from zennit_neon.evaluation.objects.plot import panels
-from zennit_neon.picture import smoothed
+from zennit_neon.evaluation.objects.plot import plot_heatmaps
+from zennit_neon.images import smoothed
 from zennit_neon.vision import cluster_features, load_vgg16
 
 BLOCKS = [1, 2, 3, 4, 5]
@@ -145,11 +145,11 @@ def by_score(found, rows, block, reference):
 
 def evenness(scenes, network):
     """What S is made of: how much of a heatmap lies in its mask, and how evenly, for one picture in each block."""
-    scene = scenes[scenes.names.index(TOP) if TOP in scenes.names else 0]
-    masks, valid = scene.masks()
+    image = scenes[scenes.names.index(TOP) if TOP in scenes.names else 0]
+    masks, valid = image.masks()
     titles = "| block | heatmaps | evidence that arrives | in the matched mask | evenness | "
     lines = [titles + " | ".join(TITLES.values()) + " |", "|" + "---|" * (5 + len(TITLES))]
-    x = network.prepare(scene.picture[None])
+    x = network.prepare(image.pixels[None])
     for block in BLOCKS:
         model = cluster_features(network.model, block, x, 4, random_state=0)
         for flat in (0, 5):
@@ -168,7 +168,7 @@ def evenness(scenes, network):
                 cells = [f"{kept:.1%}", f"{np.mean(inside):.0%}", f"{np.mean(even):.2f}"]
                 cells += [f"{matching.score:.3f}" for matching in found]
                 lines.append(f"| {block} | {name} | " + " | ".join(cells) + " |")
-    return scene, lines
+    return image, lines
 
 
 def of_one_score(scores, kind):
@@ -207,7 +207,7 @@ def of_one_score(scores, kind):
 
 def main(folder="docs/results", out="fig_8.csv", root=None, limit=0, size=224):
     root, size, limit = root or os.environ.get("ZENNIT_NEON_DATA", "data"), int(size), int(limit) or None
-    scenes = Scenes(root, size=size, limit=limit)
+    scenes = VOCDataset(root, size=size, limit=limit)
     network = load_vgg16()
     names = list(dict.fromkeys([*ROWS, *OWN, *VARIANTS, *(name for part in RIVALS.values() for name in part)]))
     options = {"out": out, "thresholds": Path(out).with_suffix(".npz"), "progress": sys.stderr.isatty()}
@@ -216,7 +216,7 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=0, size=224):
     gradients = match_objects(network, scenes, [3], CAPTUM, **options)
     objects = match_objects(network, scenes, [3], ALONE, background=False, **options)
     spent = time.perf_counter() - start
-    scene, parts = evenness(scenes, network)
+    image, parts = evenness(scenes, network)
     lines = [
         f"{len(scenes)} pictures of VOC 2007 (trainval) at {size} x {size}, four heatmaps each, matched with the masks "
         "of objects and of the background.",
@@ -230,7 +230,7 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=0, size=224):
         "",
         "**What S is made of**",
         "",
-        f"Picture {scene.name}: the share of its positive evidence that arrives at the pixels, the share of a heatmap "
+        f"Picture {image.name}: the share of its positive evidence that arrives at the pixels, the share of a heatmap "
         "that lies in the mask it is matched with, and how even it is there (1 where all pixels are equal):",
         "",
         *parts,
@@ -253,7 +253,7 @@ def main(folder="docs/results", out="fig_8.csv", root=None, limit=0, size=224):
     print("\n".join(lines))
     print(f"scores that were not kept before took {spent:.0f} s")
     draw(scores, folder / "fig_8.png")
-    draw_top(scene, network, folder / "fig_8_top.png")
+    draw_top(image, network, folder / "fig_8_top.png")
     pyplot.close("all")
 
 
@@ -269,14 +269,14 @@ def draw(scores, path):
     figure.savefig(path, dpi=130)
 
 
-def draw_top(scene, network, path, block=4):
+def draw_top(image, network, path, block=4):
     """Heatmaps of one picture by the paper's rules, above the masks they match."""
-    x = network.prepare(scene.picture[None])
+    x = network.prepare(image.pixels[None])
     model = cluster_features(network.model, block, x, 4, random_state=0)
     with ClusterGradient(model, NeonVGG(network.low, network.high)) as attributor:
         maps = attributor(x)[1][0].sum(1)
-    masks, valid = masks_of(scene.labels, background=True)
-    figure, _ = panels(scene, maps, match(maps, masks, valid), masks)
+    masks, valid = masks_of(image.labels, background=True)
+    figure, _ = plot_heatmaps(image, maps, match(maps, masks, valid), masks)
     figure.savefig(path, dpi=110)
 
 

@@ -76,8 +76,8 @@ def posts(subset, count):
 
 def averages(reader, part):
     """Posts with known words, and their averages (N, d)."""
-    bag = reader.bag(part.texts)
-    shares, vectors = reader.vectors.used(bag)
+    bag = reader.word_shares(part.texts)
+    shares, vectors = reader.vectors.occurring(bag)
     points = (shares @ vectors).astype(np.float32)
     return longer(SimpleNamespace(texts=part.texts, groups=part.groups, names=part.names, bag=bag, points=points), 1)
 

@@ -27,7 +27,7 @@ from zennit.types import Activation, Convolution
 import zennit_neon as neon
 from zennit_neon.composites import Neon
 from zennit_neon.evaluation import evaluate
-from zennit_neon.picture import read_image
+from zennit_neon.images import read_image
 from zennit_neon.vision import layer_of_block, load_vgg16
 
 SIZE, STRIDE, BATCH = 64, 16, 64

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_image
 
 from zennit_neon.composites import NeonVGG
-from zennit_neon.picture import colors, read_image
-from zennit_neon.vision import explain_picture, load_vgg16
+from zennit_neon.images import colors, read_image
+from zennit_neon.vision import explain_image, load_vgg16
 
 BLOCKS = (3, 4, 5)
 CLUSTERS = 8
@@ -74,12 +74,12 @@ def main(folder="docs/images", size=448):
     folder.mkdir(parents=True, exist_ok=True)
     network = load_vgg16()
     for name, picture, show in pictures(int(size)):
-        found = {block: explain_picture(picture, network, block, CLUSTERS) for block in BLOCKS}
+        found = {block: explain_image(picture, network, block, CLUSTERS) for block in BLOCKS}
         for block, explained in found.items():
             least, most = float(explained.kept.min()), float(explained.kept.max())
             print(f"{name}, block {block}: {least:.1%} to {most:.1%} of a cluster's evidence arrives at the pixels")
         rules = NeonVGG(network.low, network.high, zero_params="bias")
-        kept = explain_picture(picture, network, BLOCKS[-1], CLUSTERS, composite=rules).kept
+        kept = explain_image(picture, network, BLOCKS[-1], CLUSTERS, composite=rules).kept
         print(f"{name}, block {BLOCKS[-1]}, rules without biases: {float(kept.min()):.1%} to {float(kept.max()):.1%}")
         path = folder / f"vgg_{name}.png"
         draw(picture, found, show).savefig(path, dpi=100)

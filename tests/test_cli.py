@@ -255,7 +255,7 @@ def test_a_real_file_with_text_and_missing_values_is_refused():
 
 
 @pytest.fixture
-def picture(tmp_path, rng):
+def image(tmp_path, rng):
     from PIL import Image
 
     path = tmp_path / "picture.png"
@@ -264,10 +264,10 @@ def picture(tmp_path, rng):
     return path
 
 
-def test_a_picture_gets_a_heatmap_for_each_cluster(picture, weights, tmp_path):
+def test_an_image_gets_a_heatmap_for_each_cluster(image, weights, tmp_path):
     out, npz = tmp_path / "grid.png", tmp_path / "maps.npz"
     options = ["--clusters", 3, "--size", "own", "--weights", weights, "--out", out, "--npz", npz]
-    result = run("image", picture, "--block", 2, *options)
+    result = run("image", image, "--block", 2, *options)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "picture.png, (48, 64) pixels, features.9, 3 clusters"
@@ -279,17 +279,17 @@ def test_a_picture_gets_a_heatmap_for_each_cluster(picture, weights, tmp_path):
     counts = np.bincount(arrays["evidence"].argmax(0).ravel(), minlength=3) / 192 * 100
     assert locations == pytest.approx(counts, abs=0.06)
     assert out.stat().st_size > 5000
-    again = run("image", picture, "--layer", "features.9", *options, "--force", "--overlay", "--cmap", "coldnhot")
+    again = run("image", image, "--layer", "features.9", *options, "--force", "--overlay", "--cmap", "coldnhot")
     assert again.exit_code == 0, again.output
     assert again.stdout == result.stdout
     assert np.array_equal(np.load(npz)["relevance"], arrays["relevance"])
 
 
-def test_flat_blocks_and_smoothing(picture, weights, tmp_path):
+def test_flat_blocks_and_smoothing(image, weights, tmp_path):
     def made(name, *more):
         out, npz = tmp_path / f"{name}.png", tmp_path / f"{name}.npz"
         options = ["--clusters", 3, "--size", "own", "--weights", weights, "--out", out, "--npz", npz]
-        result = run("image", picture, "--block", 2, *options, *more)
+        result = run("image", image, "--block", 2, *options, *more)
         assert result.exit_code == 0, result.output
         return result.stdout, np.load(npz)["relevance"], out.read_bytes()
 
@@ -319,25 +319,25 @@ def test_flat_blocks_and_smoothing(picture, weights, tmp_path):
         (["--out", "grid.txt"], "--out must end in .png"),
     ],
 )
-def test_wrong_options_for_pictures_are_one_line(picture, weights, tmp_path, options, hint):
+def test_wrong_options_for_images_are_one_line(image, weights, tmp_path, options, hint):
     defaults = {"--weights": weights, "--out": tmp_path / "grid.png", "--size": "own"}
     given = {name: value for name, value in defaults.items() if name not in options}
-    assert_fails(run("image", picture, *options, *(part for pair in given.items() for part in pair)), hint)
+    assert_fails(run("image", image, *options, *(part for pair in given.items() for part in pair)), hint)
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_files_of_pictures_are_checked(picture, weights, tmp_path):
+def test_files_of_images_are_checked(image, weights, tmp_path):
     out = tmp_path / "grid.png"
     assert_fails(run("image", tmp_path / "none.png", "--weights", weights, "--out", out), "none.png")
-    assert_fails(run("image", picture, "--weights", weights, "--out", picture), "PICTURE and --out are the same file")
+    assert_fails(run("image", image, "--weights", weights, "--out", image), "PICTURE and --out are the same file")
     (tmp_path / "text.jpg").write_text("hello")
     assert_fails(run("image", tmp_path / "text.jpg", "--weights", weights, "--out", out), "text.jpg")
     out.write_text("mine")
-    assert_fails(run("image", picture, "--weights", weights, "--out", out), "--force")
+    assert_fails(run("image", image, "--weights", weights, "--out", out), "--force")
     assert out.read_text() == "mine"
 
 
-def test_weights_that_can_not_be_had_are_one_line(picture, tmp_path, monkeypatch):
+def test_weights_that_can_not_be_had_are_one_line(image, tmp_path, monkeypatch):
     import torch
 
     def offline(*arguments, **keywords):
@@ -345,7 +345,7 @@ def test_weights_that_can_not_be_had_are_one_line(picture, tmp_path, monkeypatch
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    result = run("image", picture, "--out", tmp_path / "grid.png")
+    result = run("image", image, "--out", tmp_path / "grid.png")
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "cannot be downloaded (no network)" in result.stderr.splitlines()[-1]

@@ -154,7 +154,7 @@ def test_a_network_that_fails_is_one_line(error, place, weights, monkeypatch):
     def fails(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("zennit_neon.vision.explain_picture", fails)
+    monkeypatch.setattr("zennit_neon.vision.explain_image", fails)
     reason = str(error).split("\n")[0] or "MemoryError"
     hint = f"the network fails for 6 x 8 pixels: {reason}; try a smaller --size"
     refused(["image", "picture.png", "--weights", weights, "--size", "own", "--out", "new.png"], hint)

@@ -11,10 +11,10 @@ from tests.conftest import data_folder
 from tests.image_data import NAMES, tiny_network, write_labels, write_voc
 from tests.test_cli import assert_fails, run
 from zennit_neon.cli.voc import blocks_of
-from zennit_neon.evaluation import Matching, Scenes, Scores, match, match_objects
+from zennit_neon.evaluation import Matching, Scores, VOCDataset, match, match_objects
 from zennit_neon.evaluation.objects.heatmap_methods import SEEDS
 from zennit_neon.evaluation.objects.heatmap_scores import TITLES
-from zennit_neon.evaluation.objects.plot import panels
+from zennit_neon.evaluation.objects.plot import plot_heatmaps
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def test_the_tables_show_the_scores_of_match_objects(network, root):
     result = voc(root, "--methods", "neon,fm,masks_smooth2")
     assert result.exit_code == 0, result.output
     methods = ["neon", "fm", "masks_smooth2"]
-    scores = match_objects(network, Scenes(root, size=None), [1, 2], methods)
-    assert f"{len(NAMES)} pictures of VOC 2007 (trainval), 4 heatmaps each, matched with objects" in result.stdout
+    scores = match_objects(network, VOCDataset(root, size=None), [1, 2], methods)
+    assert f"{len(NAMES)} images of VOC 2007 (trainval), 4 heatmaps each, matched with objects" in result.stdout
     assert scores.text() in result.stdout
     assert scores.text("neon") in result.stdout
     assert result.stderr == ""
@@ -54,10 +54,10 @@ def test_the_tables_show_the_scores_of_match_objects(network, root):
 
 def test_all_scores_are_printed_unless_some_are_chosen(network, root, tmp_path):
     out = tmp_path / "scores.csv"
-    scores = match_objects(network, Scenes(root, size=None), [1, 2], ["neon", "masks"])
+    scores = match_objects(network, VOCDataset(root, size=None), [1, 2], ["neon", "masks"])
     printed = voc(root, "--methods", "neon,masks", "--out", out).stdout
     for kind, title in TITLES.items():
-        assert f"{title}, mean and 95 % interval over pictures\n{scores.by(kind).text()}" in printed
+        assert f"{title}, mean and 95 % interval over images\n{scores.by(kind).text()}" in printed
         assert f"{title} of neon less that of each other, paired\n{scores.by(kind).text('neon')}" in printed
     some = voc(root, "--methods", "neon,masks", "--out", out, "--scores", "correlation, correlation").stdout
     assert some.count("mean and 95 % interval") == 1
@@ -99,7 +99,7 @@ def test_force_begins_anew(network, root, tmp_path):
     assert {row["method"] for row in rows_of(out)} == {"masks"}
 
 
-def test_figure_and_pictures(network, root, tmp_path):
+def test_figure_and_images(network, root, tmp_path):
     figure, folder = tmp_path / "s.png", tmp_path / "deep" / "pictures"
     out = tmp_path / "scores.csv"
     options = ["--methods", "neon,masks", "--out", out, "--pictures", folder]
@@ -115,7 +115,7 @@ def test_figure_and_pictures(network, root, tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
-def test_pictures_of_other_settings_are_drawn_again(network, root, tmp_path):
+def test_images_of_other_settings_are_drawn_again(network, root, tmp_path):
     folder, out = tmp_path / "pictures", tmp_path / "scores.csv"
     path = folder / f"{NAMES[0]}_block1_masks.png"
 
@@ -133,7 +133,7 @@ def test_pictures_of_other_settings_are_drawn_again(network, root, tmp_path):
     assert path.stat().st_mtime_ns == time
 
 
-def test_pictures_without_score_are_named(network, root):
+def test_images_without_score_are_named(network, root):
     for kind in ("SegmentationClass", "SegmentationObject"):
         path = root / "VOCdevkit/VOC2007" / kind / f"{NAMES[0]}.png"
         empty = Image.fromarray(np.zeros(Image.open(path).size[::-1], dtype=np.uint8))
@@ -150,11 +150,11 @@ def test_dissection_without_thresholds_is_named(network, root):
     assert "without score" not in voc(root, "--methods", "masks").stderr
 
 
-def test_pictures_that_have_no_clusters_are_drawn_all_the_same(root, tmp_path):
-    scene = Scenes(root, size=None)[0]
-    masks, _ = scene.masks()
+def test_images_that_have_no_clusters_are_drawn_all_the_same(root, tmp_path):
+    image = VOCDataset(root, size=None)[0]
+    masks, _ = image.masks()
     maps = torch.full((4, *masks.shape[1:]), float("nan"))
-    figure, axes = panels(scene, maps, Matching(torch.zeros(4, len(masks)), []), masks)
+    figure, axes = plot_heatmaps(image, maps, Matching(torch.zeros(4, len(masks)), []), masks)
     assert axes[1, 0].get_title() == "nothing matched"
     figure.canvas.draw()
 
@@ -167,7 +167,7 @@ def test_objects_or_classes(network, root, kind):
         write_labels(path, np.where(labels == 9, 15, labels))
     printed = voc(root, "--methods", "masks", "--masks", kind).stdout
     scores = {
-        objects: match_objects(network, Scenes(root, objects=objects, size=None), [1, 2], ["masks"]).text()
+        objects: match_objects(network, VOCDataset(root, objects=objects, size=None), [1, 2], ["masks"]).text()
         for objects in (True, False)
     }
     assert scores[True] != scores[False]
@@ -248,14 +248,14 @@ def test_blocks(text, blocks):
     assert blocks_of(text) == blocks
 
 
-def test_panels_show_pairs_first(root):
-    scene = Scenes(root, size=None)[0]
-    masks, valid = scene.masks()
+def test_plots_show_pairs_first(root):
+    image = VOCDataset(root, size=None)[0]
+    masks, valid = image.masks()
     maps = torch.cat([torch.zeros_like(masks[:1]), masks]).double()
     found = match(maps, masks, valid)
-    figure, axes = panels(scene, maps, found, masks)
+    figure, axes = plot_heatmaps(image, maps, found, masks)
     assert axes.shape == (2, 2 + len(masks))
-    assert axes[0, 0].get_title() == scene.name
+    assert axes[0, 0].get_title() == image.name
     assert axes[1, 0].get_title() == "S = 1.00"
     assert [ax.get_title() for ax in axes[1, 1 : 1 + len(masks)]] == ["1.00"] * len(masks)
     assert axes[0, -1].get_title() == "heatmap 0"
@@ -264,11 +264,11 @@ def test_panels_show_pairs_first(root):
 
 
 @pytest.mark.data
-def test_real_pictures(monkeypatch):
+def test_real_images(monkeypatch):
     data = data_folder()
     monkeypatch.setenv("TORCH_HOME", str(data / "torch"))
     result = run(
         "voc", data, "--limit", "1", "--size", "64", "--block", "3", "--methods", "neon,masks", "--clusters", "3"
     )
     assert result.exit_code == 0, result.output
-    assert "1 pictures of VOC 2007" in result.stdout
+    assert "1 images of VOC 2007" in result.stdout

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from tests.reference import average_precision_of, correlation_of
 from zennit_neon.evaluation import average_precision, correlation, match, similarity
 from zennit_neon.evaluation.objects.heatmap_scores import SCORES, TITLES
-from zennit_neon.picture import smoothed
+from zennit_neon.images import smoothed
 
 ALL = pytest.mark.parametrize("score", list(SCORES))
 
@@ -167,7 +167,7 @@ def test_the_matching_is_the_best_of_all_by_each_score(score, n_maps, n_masks):
 
 
 def test_a_sharp_heatmap_beats_an_even_one_by_the_new_scores_alone():
-    """Relevance on the edges of an object that covers most of the picture: S prefers to say nothing."""
+    """Relevance on the edges of an object that covers most of the image: S prefers to say nothing."""
     mask = torch.zeros(1, 20, 20, dtype=torch.bool)
     mask[0, 2:, :] = True
     edge = torch.zeros(1, 20, 20)

@@ -13,9 +13,9 @@ from tests.conftest import data_folder
 from tests.image_data import Tiny, state_of, tiny_network
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import Neon, VGGBlocks
-from zennit_neon.evaluation.objects.heatmap_methods import Place, neon
-from zennit_neon.evaluation.objects.layer_relevance import activations_of, probing
-from zennit_neon.evaluation.objects.voc import Scenes
+from zennit_neon.evaluation.objects.heatmap_methods import LayerContext, neon
+from zennit_neon.evaluation.objects.layer_relevance import activations_of, shared_pass
+from zennit_neon.evaluation.objects.voc import VOCDataset
 from zennit_neon.network import load_vgg16
 from zennit_neon.vision import cluster_features, layer_of_block
 
@@ -49,10 +49,10 @@ COMPOSITES = {
 def test_relevance_is_that_of_zennits_own_passes(make, norm):
     model = Tiny(norm).double().eval()
     x = _input()
-    with probing(model, _layers(model), x, make()) as probe:
-        seeds = {name: _signed(found) for name, found in probe.outputs.items()}
-        maps = {name: probe.pull(name, seeds[name]) for name in reversed(_layers(model))}
-        again = probe.pull("features.2" if not norm else "features.3", seeds[_layers(model)[0]])
+    with shared_pass(model, _layers(model), x, make()) as shared:
+        seeds = {name: _signed(found) for name, found in shared.outputs.items()}
+        maps = {name: shared.relevance(name, seeds[name]) for name in reversed(_layers(model))}
+        again = shared.relevance("features.2" if not norm else "features.3", seeds[_layers(model)[0]])
     assert torch.equal(again, maps[_layers(model)[0]])
     for name, found in maps.items():
         trunk = copy.deepcopy(model).features[: int(name.partition(".")[2]) + 1]
@@ -68,11 +68,11 @@ def test_relevance_is_that_of_zennits_own_passes(make, norm):
 def test_no_relevance_in_gives_none_out():
     model = Tiny().eval()
     name = _layers(model)[2]
-    with probing(model, [name], _input(torch.float32), VGGBlocks(-2.5, 3.0)) as probe:
-        seeds = _signed(probe.outputs[name])
+    with shared_pass(model, [name], _input(torch.float32), VGGBlocks(-2.5, 3.0)) as shared:
+        seeds = _signed(shared.outputs[name])
         seeds[1] = 0
-        maps = probe.pull(name, seeds)
-        assert probe.pull(name, torch.zeros(2, *seeds.shape[1:])).tolist() == torch.zeros(2, 40, 48).tolist()
+        maps = shared.relevance(name, seeds)
+        assert shared.relevance(name, torch.zeros(2, *seeds.shape[1:])).tolist() == torch.zeros(2, 40, 48).tolist()
     assert [bool(found.any()) for found in maps] == [True, False, True]
 
 
@@ -84,10 +84,10 @@ def test_the_model_is_left_as_it_was(norm, training):
     model.features[1].eval()
     before = state_of(model)
     x = _input(torch.float32)
-    with probing(model, _layers(model), x, VGGBlocks(-2.5, 3.0, flat=1)) as probe:
+    with shared_pass(model, _layers(model), x, VGGBlocks(-2.5, 3.0, flat=1)) as shared:
         assert not model.training
-        for name, found in probe.outputs.items():
-            probe.pull(name, _signed(found))
+        for name, found in shared.outputs.items():
+            shared.relevance(name, _signed(found))
     assert state_of(model) == before
     activations_of(model, _layers(model), x)
     assert state_of(model) == before
@@ -117,27 +117,27 @@ def test_the_model_is_left_as_it_was_after_errors(norm):
     before, x = state_of(model), _input(torch.float32)
     first, rules = _layers(model)[0], lambda: VGGBlocks(-2.5, 3.0)
     with pytest.raises(ZeroDivisionError):
-        with probing(model, [first], x, rules()) as probe:
-            probe.pull(first, _signed(probe.outputs[first]) / (1 // 0))
+        with shared_pass(model, [first], x, rules()) as shared:
+            shared.relevance(first, _signed(shared.outputs[first]) / (1 // 0))
     assert state_of(model) == before
     with pytest.raises(RuntimeError, match="shape"):
-        with probing(model, [first], x, rules()) as probe:
-            probe.pull(first, torch.ones(1, 2, 3, 4))
+        with shared_pass(model, [first], x, rules()) as shared:
+            shared.relevance(first, torch.ones(1, 2, 3, 4))
     assert state_of(model) == before
     with pytest.raises(ValueError, match="layer 'spare' was not used in the forward pass of Tiny"):
-        with probing(model, [first, "spare"], x, rules()):
+        with shared_pass(model, [first, "spare"], x, rules()):
             pass
     assert state_of(model) == before
     with pytest.raises(AttributeError, match="nowhere"):
-        with probing(model, ["nowhere"], x, rules()):
+        with shared_pass(model, ["nowhere"], x, rules()):
             pass
     assert state_of(model) == before
     with pytest.raises(ValueError, match="passes cannot be shared with this composite, as the rule _Custom"):
-        with probing(model, [first], x, _Foreign(-2.5, 3.0)):
+        with shared_pass(model, [first], x, _Foreign(-2.5, 3.0)):
             pass
     assert state_of(model) == before
     with pytest.raises(KeyError, match="broken"):
-        with probing(model, [first], x, _Broken(-2.5, 3.0)):
+        with shared_pass(model, [first], x, _Broken(-2.5, 3.0)):
             pass
     assert state_of(model) == before
     with pytest.raises(ValueError, match="layer 'spare' was not used"):
@@ -157,9 +157,9 @@ def test_activations_are_those_of_a_plain_pass():
             plain = layer(plain.clone())
         assert torch.equal(found[name], plain)
         assert not found[name].requires_grad
-    with probing(model, names, x, VGGBlocks(-2.5, 3.0)) as probe:
+    with shared_pass(model, names, x, VGGBlocks(-2.5, 3.0)) as shared:
         for name in names:
-            torch.testing.assert_close(probe.outputs[name], found[name])
+            torch.testing.assert_close(shared.outputs[name], found[name])
     assert model.calls == 0
 
 
@@ -169,29 +169,29 @@ def test_seeds_of_clusters_give_the_heatmaps_of_the_whole_model(block, flat):
     network = tiny_network()
     x = network.prepare(torch.rand(1, 3, 40, 48))
     name = layer_of_block(network.model, block)
-    place = Place(activations_of(network.model, [name], x)[name], x, network.model, name, n_clusters=3)
+    context = LayerContext(activations_of(network.model, [name], x)[name], x, network.model, name, n_clusters=3)
     rules = VGGBlocks(network.low, network.high, flat=flat)
-    with probing(network.model, [name], x, rules) as probe:
-        maps = probe.pull(name, neon(place))
+    with shared_pass(network.model, [name], x, rules) as shared:
+        maps = shared.relevance(name, neon(context))
     whole = cluster_features(network.model, name, x, 3)
-    torch.testing.assert_close(place.clusters.head.centroids, whole.head.centroids)
+    torch.testing.assert_close(context.clusters.head.centroids, whole.head.centroids)
     with ClusterGradient(whole, Neon(VGGBlocks(network.low, network.high, flat=flat))) as attributor:
         evidence, relevance = attributor(x)
-    torch.testing.assert_close(place.explained[0], evidence[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(context.explained[0], evidence[0], rtol=1e-4, atol=1e-6)
     scale = float(relevance.sum(2).abs().max())
     torch.testing.assert_close(maps / scale, relevance[0].sum(1) / scale, rtol=0, atol=1e-4)
 
 
 @pytest.mark.data
-def test_a_real_network_and_picture():
+def test_a_real_network_and_image():
     folder = data_folder()
     network = load_vgg16(folder / "torch" / "hub" / "checkpoints" / "vgg16_features-amdegroot-88682ab5.pth")
-    x = network.prepare(Scenes(folder, size=64, limit=1)[0].picture[None])
+    x = network.prepare(VOCDataset(folder, size=64, limit=1)[0].pixels[None])
     name = layer_of_block(network.model, 3)
-    with probing(network.model, [name], x, VGGBlocks(network.low, network.high)) as probe:
-        seeds = probe.outputs[name].detach().repeat(2, 1, 1, 1)
+    with shared_pass(network.model, [name], x, VGGBlocks(network.low, network.high)) as shared:
+        seeds = shared.outputs[name].detach().repeat(2, 1, 1, 1)
         seeds[1, 5:] = 0
-        maps = probe.pull(name, seeds)
+        maps = shared.relevance(name, seeds)
     trunk = network.model.features[: int(name.partition(".")[2]) + 1]
     for seed, found in zip(seeds, maps, strict=True):
         with Gradient(trunk, VGGBlocks(network.low, network.high)) as attributor:

@@ -105,7 +105,7 @@ def test_masks_are_the_labels_without_borders(kind, background):
     np.testing.assert_array_equal(valid, labels != 255)
 
 
-def test_a_picture_without_objects_has_no_masks():
+def test_an_image_without_objects_has_no_masks():
     masks, _ = masks_of(np.zeros((3, 4), dtype=np.uint8))
     assert masks.shape == (0, 3, 4)
 

@@ -28,18 +28,18 @@ def _bilinear(image, height, width):
 @pytest.mark.parametrize("kind", ["normal", "ties", "zeros"])
 @pytest.mark.parametrize("share", [0.005, 0.03, 0.5, 0.999])
 def test_thresholds_are_order_statistics_whatever_the_batches(rng, share, kind):
-    pictures = [rng.normal(size=(1, 3, *shape)).astype(np.float32) for shape in [(9, 40), (1, 1), (30, 20), (7, 7)]]
+    images = [rng.normal(size=(1, 3, *shape)).astype(np.float32) for shape in [(9, 40), (1, 1), (30, 20), (7, 7)]]
     if kind == "ties":
-        pictures = [np.round(picture) for picture in pictures]
+        images = [np.round(image) for image in images]
     if kind == "zeros":
-        pictures = [picture * (picture > 2) for picture in pictures]
-    values = np.concatenate([picture.reshape(3, -1) for picture in pictures], 1)
+        images = [image * (image > 2) for image in images]
+    values = np.concatenate([image.reshape(3, -1) for image in images], 1)
     above = math.floor(share * values.shape[1])
     expected = np.sort(values, 1)[:, -above - 1]
-    for order in itertools.permutations(pictures):
+    for order in itertools.permutations(images):
         quantile = TopQuantile(values.shape[1], share)
-        for picture in order:
-            quantile.add(torch.from_numpy(picture))
+        for image in order:
+            quantile.add(torch.from_numpy(image))
         np.testing.assert_array_equal(quantile.thresholds, expected)
     if kind == "normal":
         assert ((values > expected[:, None]).sum(1) == above).all()

@@ -14,13 +14,13 @@ from tests.conftest import data_folder
 from tests.image_data import NAMES, state_of, tiny_network, write_labels, write_voc
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.composites import NeonVGG, VGGBlocks
-from zennit_neon.evaluation import Scenes, match, match_objects
+from zennit_neon.evaluation import VOCDataset, match, match_objects
 from zennit_neon.evaluation.objects.heatmap_methods import MAPS, SEEDS
 from zennit_neon.evaluation.objects.heatmap_scores import SCORES
 from zennit_neon.evaluation.objects.layer_relevance import activations_of
 from zennit_neon.evaluation.objects.network_dissection import halves, segments
-from zennit_neon.picture import smoothed
-from zennit_neon.vision import cluster_features, explain_picture, load_vgg16
+from zennit_neon.images import smoothed
+from zennit_neon.vision import cluster_features, explain_image, load_vgg16
 
 ALL = ["neon", "fm", "lo", "masks", "evidence", "netdissect1", "netdissect2", "gradient_x_input"]
 FIELDS = ("values", "images", "blocks", "methods", "settings")
@@ -33,9 +33,9 @@ def network():
 
 @pytest.fixture
 def scenes(tmp_path):
-    """Three pictures of 40 x 48."""
+    """Three images of 40 x 48."""
     write_voc(tmp_path)
-    return Scenes(tmp_path, size=None)
+    return VOCDataset(tmp_path, size=None)
 
 
 @pytest.fixture
@@ -66,21 +66,21 @@ def test_scores_are_those_of_heatmaps_made_by_hand(network, scenes):
     seen = {}
     found = match_objects(
         network, scenes, [2, 3], ["neon", "neon_flat2", "neon_smooth3"], 3,
-        watch=lambda scene, block, method, *found: seen.setdefault((scene.name, block, method), found),
+        watch=lambda image, block, method, *found: seen.setdefault((image.name, block, method), found),
     )  # fmt: skip
     assert found.values.shape == found.seconds.shape == (3, 2, 3)
     assert len(seen) == 18
-    for i, scene in enumerate(scenes):
-        x = network.prepare(scene.picture[None])
+    for i, image in enumerate(scenes):
+        x = network.prepare(image.pixels[None])
         for j, block in enumerate([2, 3]):
             model = cluster_features(network.model, block, x, 3)
             for m, flat in enumerate([0, 2, 0]):
                 with ClusterGradient(model, NeonVGG(network.low, network.high, flat=flat)) as attributor:
                     expected = attributor(x)[1][0].sum(1)
                 expected = smoothed(expected, 3 * (m == 2))
-                score = match(expected, *scene.masks()).score
+                score = match(expected, *image.masks()).score
                 assert found.values[m, j, i] == pytest.approx(score, abs=1e-4)
-                maps, matching = seen[scene.name, block, found.methods[m]]
+                maps, matching = seen[image.name, block, found.methods[m]]
                 torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
                 assert matching.score == found.values[m, j, i]
     assert found.settings == {
@@ -90,7 +90,7 @@ def test_scores_are_those_of_heatmaps_made_by_hand(network, scenes):
 
 
 def test_heatmaps_that_are_the_masks_score_one(network, scenes, monkeypatch):
-    drawn = iter([3 * scene.masks()[0].float().roll(block, 0) for scene in scenes for block in (1, 4)])  # in any order
+    drawn = iter([3 * image.masks()[0].float().roll(block, 0) for image in scenes for block in (1, 4)])  # in any order
     monkeypatch.setitem(MAPS, "masks", lambda place: next(drawn))
     found = match_objects(network, scenes, [1, 4], ["masks"], 3)
     np.testing.assert_allclose(found.values, 1, atol=1e-12)
@@ -119,8 +119,8 @@ def test_a_run_that_stops_goes_on(network, scenes, tmp_path, computed, after):
     total, out, before = len(computed), tmp_path / "scores.csv", state_of(network.model)
     seen = []
 
-    def stop(scene, block, method, maps, matching):
-        seen.append((scene.name, block, method))
+    def stop(image, block, method, maps, matching):
+        seen.append((image.name, block, method))
         if len(seen) == after:
             raise KeyboardInterrupt
 
@@ -165,11 +165,11 @@ def test_other_settings_do_not_mix(network, scenes, tmp_path):
         ((network, scenes), {"n_clusters": 2}),
         ((network, scenes), {"background": False}),
         ((network, scenes), {"random_state": 1}),
-        ((network, Scenes(tmp_path, size=32)), {}),
-        ((network, Scenes(tmp_path, size=(32, 40))), {}),
-        ((network, Scenes(tmp_path, size=None, objects=False)), {}),
-        ((network, Scenes(tmp_path, size=None, image_set="val")), {}),
-        ((network, Scenes(tmp_path, "2012", size=None)), {}),
+        ((network, VOCDataset(tmp_path, size=32)), {}),
+        ((network, VOCDataset(tmp_path, size=(32, 40))), {}),
+        ((network, VOCDataset(tmp_path, size=None, objects=False)), {}),
+        ((network, VOCDataset(tmp_path, size=None, image_set="val")), {}),
+        ((network, VOCDataset(tmp_path, "2012", size=None)), {}),
         ((type(network)(other.model, (0, 0, 0), (1, 1, 1), "other"), scenes), {}),
     ]
     out, rest = tmp_path / "scores.csv", {"blocks": [2], "methods": ["neon"]}
@@ -206,9 +206,9 @@ def test_results_that_are_wanted_are_computed_again(network, scenes, tmp_path):
 
 def test_a_name_that_is_listed_twice_changes_nothing(network, tmp_path):
     folder = write_voc(tmp_path, [NAMES[0], NAMES[0], NAMES[1], NAMES[2]], sizes=[(40, 48), (40, 48), (34, 52)])
-    twice = match_objects(network, Scenes(tmp_path, size=None), [1], ["neon", "uniform"], 3).values
+    twice = match_objects(network, VOCDataset(tmp_path, size=None), [1], ["neon", "uniform"], 3).values
     (folder / "ImageSets/Segmentation/trainval.txt").write_text("".join(f"{name}\n" for name in NAMES))
-    once = match_objects(network, Scenes(tmp_path, size=None), [1], ["neon", "uniform"], 3).values
+    once = match_objects(network, VOCDataset(tmp_path, size=None), [1], ["neon", "uniform"], 3).values
     np.testing.assert_array_equal(twice, once[..., [0, 0, 1, 2]])
 
 
@@ -224,7 +224,7 @@ def test_other_weights_and_normalisations_do_not_mix(network, scenes, tmp_path):
         _equal(match_objects(each, scenes, **given, out=tmp_path / "scores.csv"), expected)
 
 
-def test_pictures_that_are_too_small_for_a_block_have_no_score(network, tmp_path):
+def test_images_that_are_too_small_for_a_block_have_no_score(network, tmp_path):
     write_voc(tmp_path, sizes=[(40, 48), (36, 44), (64, 52)])
     Image.open(tmp_path / f"VOCdevkit/VOC2007/JPEGImages/{NAMES[1]}.jpg").resize((12, 12)).save(
         tmp_path / f"VOCdevkit/VOC2007/JPEGImages/{NAMES[1]}.jpg"
@@ -235,7 +235,7 @@ def test_pictures_that_are_too_small_for_a_block_have_no_score(network, tmp_path
     seen = []
     found = match_objects(
         network,
-        Scenes(tmp_path, size=None),
+        VOCDataset(tmp_path, size=None),
         [1, 4],
         ["fm", "lo", "netdissect1", "uniform"],
         3,
@@ -258,7 +258,7 @@ def test_dissection_needs_as_many_locations_as_one_of_the_share(network, scenes)
 
 
 def test_order_and_company_of_methods_and_blocks_do_not_matter(network, scenes):
-    one = Scenes(scenes.pairs[0][0].parents[3], size=None, limit=1)
+    one = VOCDataset(scenes.pairs[0][0].parents[3], size=None, limit=1)
     names = [
         "neon",
         "neon_flat2",
@@ -311,7 +311,7 @@ def test_seconds_have_a_share_of_the_forward_pass(network, scenes, monkeypatch):
 
 @pytest.fixture
 def five(tmp_path, monkeypatch):
-    """Five pictures of two sizes, enough for thresholds."""
+    """Five images of two sizes, enough for thresholds."""
     monkeypatch.setattr("zennit_neon.evaluation.objects.benchmark.SHARE", 0.04)  # there are few locations
     write_voc(tmp_path, [f"{i:06d}" for i in range(5)], sizes=[(40, 48), (64, 52)])
     return tmp_path
@@ -322,31 +322,31 @@ DISSECTED = {"blocks": [3], "methods": ["netdissect1", "netdissect2"], "n_cluste
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_thresholds_of_dissection_are_those_of_the_other_half(network, five, seed):
-    scenes, seen = Scenes(five, size=None), {}
+    scenes, seen = VOCDataset(five, size=None), {}
     found = match_objects(
         network, scenes, **DISSECTED, random_state=seed,
-        watch=lambda scene, block, method, maps, matching: seen.setdefault((scene.name, method), maps),
+        watch=lambda image, block, method, maps, matching: seen.setdefault((image.name, method), maps),
     )  # fmt: skip
     layer, half = "features.8", halves(scenes.names, seed)
     activations = {
-        scene.name: activations_of(network.model, [layer], network.prepare(scene.picture[None]))[layer][0]
-        for scene in scenes
+        image.name: activations_of(network.model, [layer], network.prepare(image.pixels[None]))[layer][0]
+        for image in scenes
     }
-    for scene in scenes:
-        others = [part.flatten(1) for name, part in activations.items() if half[name] != half[scene.name]]
+    for image in scenes:
+        others = [part.flatten(1) for name, part in activations.items() if half[name] != half[image.name]]
         values = torch.cat(others, 1)
         thresholds = values.sort(1).values[:, -math.floor(0.04 * values.shape[1]) - 1]
         for method, kmeans in (("netdissect1", None), ("netdissect2", seed)):
-            expected = segments(activations[scene.name], thresholds, 3, tuple(scene.labels.shape), kmeans)
-            assert torch.equal(seen[scene.name, method], expected)
+            expected = segments(activations[image.name], thresholds, 3, tuple(image.labels.shape), kmeans)
+            assert torch.equal(seen[image.name, method], expected)
     assert np.isfinite(found.values).all()
 
 
-def test_no_picture_dissects_itself(network, five):
-    """A picture that changes leaves the thresholds of its own half alone."""
+def test_no_image_dissects_itself(network, five):
+    """An image that changes leaves the thresholds of its own half alone."""
     import zennit_neon.evaluation.objects.benchmark as module
 
-    scenes = Scenes(five, size=None)
+    scenes = VOCDataset(five, size=None)
     half, layers = halves(scenes.names, 0), {3: "features.8"}
     before = module._learn(network, scenes, layers, half, False)
     name = scenes.names[2]
@@ -359,17 +359,17 @@ def test_no_picture_dissects_itself(network, five):
         assert same == (half[name] == own)
 
 
-def test_a_single_picture_has_no_other_half(network, five):
-    found = match_objects(network, Scenes(five, size=None, limit=1), [3], ["netdissect1", "netdissect2", "fm"], 3)
+def test_a_single_image_has_no_other_half(network, five):
+    found = match_objects(network, VOCDataset(five, size=None, limit=1), [3], ["netdissect1", "netdissect2", "fm"], 3)
     assert np.isnan(found.values[:2]).all()
     assert np.isfinite(found.values[2]).all()
 
 
-def test_order_and_repetition_of_pictures_do_not_change_dissection(network, five):
+def test_order_and_repetition_of_images_do_not_change_dissection(network, five):
     listed = five / "VOCdevkit/VOC2007/ImageSets/Segmentation/trainval.txt"
-    once = match_objects(network, Scenes(five, size=None), **DISSECTED)
+    once = match_objects(network, VOCDataset(five, size=None), **DISSECTED)
     listed.write_text("".join(f"{name}\n" for name in [*once.images[::-1], once.images[0], once.images[3]]))
-    again = match_objects(network, Scenes(five, size=None), **DISSECTED)
+    again = match_objects(network, VOCDataset(five, size=None), **DISSECTED)
     np.testing.assert_array_equal(again.values, once.values[..., [4, 3, 2, 1, 0, 0, 3]])
 
 
@@ -377,14 +377,14 @@ def test_every_score_has_a_matching_of_its_own(network, scenes):
     seen = {}
     found = match_objects(
         network, scenes, [1, 3], ["neon", "masks", "uniform", "noise_smooth2"], 3,
-        watch=lambda scene, block, method, maps, matching: seen.setdefault((scene.name, block, method), maps),
+        watch=lambda image, block, method, maps, matching: seen.setdefault((image.name, block, method), maps),
     )  # fmt: skip
     for kind in SCORES:
         part = found.by(kind)
-        for (m, method), (b, block), (i, scene) in itertools.product(
+        for (m, method), (b, block), (i, image) in itertools.product(
             enumerate(found.methods), enumerate([1, 3]), enumerate(scenes)
         ):
-            expected = match(seen[scene.name, block, method], *scene.masks(), kind).score
+            expected = match(seen[image.name, block, method], *image.masks(), kind).score
             assert part.values[m, b, i] == pytest.approx(expected, abs=1e-12)
     assert found.by("correlation").only(["uniform"]).values.tolist() == [[[0.0] * 3] * 2]
     assert found.kind == "similarity"
@@ -406,16 +406,16 @@ def test_another_gamma(network, scenes):
     names = ["neon", "neon_gamma2", "neon_gamma0.5", "neon_flat1_gamma2", "fm_gamma2_smooth3"]
     found = match_objects(
         network, scenes, [2], names, 3,
-        watch=lambda scene, block, method, maps, matching: seen.setdefault((scene.name, method), maps),
+        watch=lambda image, block, method, maps, matching: seen.setdefault((image.name, method), maps),
     )  # fmt: skip
     assert len(np.unique(found.values[:, 0, 0])) == 5
-    scene = scenes[0]
-    x = network.prepare(scene.picture[None])
+    image = scenes[0]
+    x = network.prepare(image.pixels[None])
     model = cluster_features(network.model, 2, x, 3)
     for name, gammas, flat in ((names[1], (2,), 0), (names[2], (0.5,), 0), (names[3], (2,), 1)):
         with ClusterGradient(model, NeonVGG(network.low, network.high, gammas=gammas, flat=flat)) as attributor:
             expected = attributor(x)[1][0].sum(1)
-        torch.testing.assert_close(seen[scene.name, name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+        torch.testing.assert_close(seen[image.name, name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     asked = []
 
     def rules(flat, gamma=None):
@@ -438,9 +438,9 @@ def test_thresholds_of_dissection_are_learned_once(network, scenes, tmp_path, mo
     assert len(calls) == 1
     np.testing.assert_array_equal(second.only(["netdissect1"]).values, first.values)
     match_objects(
-        network, Scenes(scenes.pairs[0][0].parents[3], size=None, limit=2), methods=["netdissect1"], **options
+        network, VOCDataset(scenes.pairs[0][0].parents[3], size=None, limit=2), methods=["netdissect1"], **options
     )
-    assert len(calls) == 2  # other pictures
+    assert len(calls) == 2  # other images
     match_objects(network, scenes, methods=["netdissect1"], random_state=1, **options)
     assert len(calls) == 3  # other halves
     match_objects(network, scenes, methods=["fm"], **options)
@@ -448,7 +448,7 @@ def test_thresholds_of_dissection_are_learned_once(network, scenes, tmp_path, mo
     assert len(calls) == 3
 
 
-def test_pictures_without_masks_have_no_score(network, scenes, tmp_path):
+def test_images_without_masks_have_no_score(network, scenes, tmp_path):
     folder = scenes.pairs[0][1].parent
     write_labels(folder / f"{NAMES[0]}.png", np.full((40, 48), 255))
     write_labels(folder / f"{NAMES[1]}.png", np.zeros((40, 48)))
@@ -466,7 +466,7 @@ def test_pictures_without_masks_have_no_score(network, scenes, tmp_path):
     _equal(again, found)
 
 
-def test_uniform_pictures_have_no_clusters_and_stop_nothing(scenes):
+def test_uniform_images_have_no_clusters_and_stop_nothing(scenes):
     network = tiny_network(kernel=1)  # without padding, so that the border looks as the rest does
     Image.new("RGB", (48, 40), (120, 60, 30)).save(scenes.pairs[1][0])
     clusters = ["neon", "neon_smooth2", "masks", "evidence", "gradient_x_input"]
@@ -536,21 +536,21 @@ def test_refusals(network, scenes, tmp_path, computed, options, message):
 
 
 @pytest.mark.data
-def test_a_real_picture():
+def test_a_real_image():
     folder = data_folder()
     network = load_vgg16(folder / "torch" / "hub" / "checkpoints" / "vgg16_features-amdegroot-88682ab5.pth")
-    scenes = Scenes(folder, size=64, limit=2)
+    scenes = VOCDataset(folder, size=64, limit=2)
     found = match_objects(network, scenes, [1, 3], ["neon", "fm", "masks"], 4)
     assert (np.abs(found.values) <= 1).all()
-    for i, scene in enumerate(scenes):
-        expected = match(explain_picture(scene.picture, network, 3, 4).heatmaps, *scene.masks()).score
+    for i, image in enumerate(scenes):
+        expected = match(explain_image(image.pixels, network, 3, 4).heatmaps, *image.masks()).score
         assert found.values[0, 1, i] == pytest.approx(expected, abs=1e-4)
 
 
 def test_uniform_heatmaps_score_the_root_of_the_area(network, scenes):
     scores = match_objects(network, scenes, [1], ["uniform"])
-    for index, scene in enumerate(scenes):
-        masks, valid = scene.masks()
+    for index, image in enumerate(scenes):
+        masks, valid = image.masks()
         area = (masks & valid).flatten(1).sum(1).double() / valid.sum()
         assert len(masks) <= 4
         assert scores.values[0, 0, index] == pytest.approx(float(area.sqrt().mean()), abs=1e-12)

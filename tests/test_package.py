@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import zennit_neon
 
 PACKAGE = Path(zennit_neon.__file__).parent
@@ -17,8 +19,8 @@ PACKAGE = Path(zennit_neon.__file__).parent
 #: (docs/architecture.md).
 ROOMS = [
     ["exceptions", "forest", "functional", "kde", "utils"],
-    ["cluster", "layer", "layout", "network", "picture"],
-    ["heads", "rules", "types"],
+    ["cluster", "images", "layer", "layout", "network"],
+    ["heads", "picture", "rules", "types"],
     ["caching", "estimators", "instrumentation", "roots"],
     ["canonizers", "composites"],
     ["attributors"],
@@ -50,6 +52,33 @@ def test_public_names_exist_and_are_documented():
     for name in zennit_neon.__all__:
         assert getattr(zennit_neon, name).__doc__
     assert (PACKAGE / "py.typed").exists()
+
+
+FORMER = {
+    "zennit_neon.picture.read_image": "zennit_neon.images.read_image",
+    "zennit_neon.vision.explain_picture": "zennit_neon.vision.explain_image",
+    "zennit_neon.vision.PictureExplanation": "zennit_neon.vision.ImageExplanation",
+    "zennit_neon.evaluation.Scene": "zennit_neon.evaluation.VOCImage",
+    "zennit_neon.evaluation.Scenes": "zennit_neon.evaluation.VOCDataset",
+    "zennit_neon.evaluation.objects.plot.panels": "zennit_neon.evaluation.objects.plot.plot_heatmaps",
+}
+
+
+def _found(name):
+    module, _, leaf = name.rpartition(".")
+    return getattr(importlib.import_module(module), leaf)
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_former_names_still_work(name):
+    with pytest.warns(DeprecationWarning, match=f"{name} is now {FORMER[name]}"):
+        found = _found(name)
+    assert found is _found(FORMER[name])
+
+
+def test_other_names_are_unknown():
+    with pytest.raises(AttributeError, match=r"module 'zennit_neon.picture' has no attribute 'nothing'"):
+        _found("zennit_neon.picture.nothing")
 
 
 def _modules():

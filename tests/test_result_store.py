@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from zennit_neon.evaluation.objects.result_store import Ledger
+from zennit_neon.evaluation.objects.result_store import ResultStore
 
 SETTINGS = {"year": "2007", "masks": "objects, background"}
 KEYS, VALUES = ["image", "block"], ["score", "seconds"]
@@ -16,22 +16,22 @@ ROWS = {
 
 
 def _ledger(path, **settings):
-    return Ledger(path, {**SETTINGS, **settings}, KEYS, VALUES)
+    return ResultStore(path, {**SETTINGS, **settings}, KEYS, VALUES)
 
 
 def _filled(path, **settings):
-    ledger = _ledger(path, **settings)
+    store = _ledger(path, **settings)
     for key, values in ROWS.items():
-        ledger.add(key, values)
-    return ledger
+        store.add(key, values)
+    return store
 
 
-def _same(ledger, rows):
+def _same(store, rows):
     expected = {tuple(map(str, key)): values for key, values in rows.items()}
-    assert ledger.rows.keys() == expected.keys()
+    assert store.rows.keys() == expected.keys()
     for key, values in expected.items():
         for name, value in zip(VALUES, values, strict=True):
-            found = ledger.rows[key][name]
+            found = store.rows[key][name]
             assert found == value or (math.isnan(found) and math.isnan(value))
 
 

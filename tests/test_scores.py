@@ -1,4 +1,4 @@
-"""Scores of methods: tables, intervals, differences, pictures of them."""
+"""Scores of methods: tables, intervals, differences, images of them."""
 
 import math
 import warnings
@@ -9,7 +9,7 @@ from scipy import stats
 
 from zennit_neon.evaluation import interval
 from zennit_neon.evaluation.objects.heatmap_scores import SCORES
-from zennit_neon.evaluation.objects.result_store import Ledger
+from zennit_neon.evaluation.objects.result_store import ResultStore
 from zennit_neon.evaluation.objects.scores import Scores
 
 NAN = math.nan
@@ -18,7 +18,7 @@ IMAGES = ["a", "b", "c", "d"]
 
 @pytest.fixture
 def scores():
-    """Three methods, one of them without values at the first block, one picture without any."""
+    """Three methods, one of them without values at the first block, one image without any."""
     values = np.array(
         [
             [[0.1, 0.5, 0.3, NAN], [0.4, 0.4, 0.1, NAN]],
@@ -35,11 +35,11 @@ def _student(values):
 
 
 def test_scores_are_collected_from_rows():
-    ledger = Ledger(None, {"year": "2007"}, ["image", "block", "method"], [*SCORES, "objects", "seconds"])
-    ledger.add(("a", 3, "neon"), (0.5, 0.3, 0.7, 2, 1.5))
-    ledger.add(("b", 5, "fm"), (0.25, -0.1, 0.4, 3, 2.5))
-    ledger.add(("z", 5, "fm"), (9.0, 9.0, 9.0, 9, 9.0))
-    found = Scores.of(ledger, ["a", "b"], [3, 5], ["fm", "neon"], ledger.settings)
+    store = ResultStore(None, {"year": "2007"}, ["image", "block", "method"], [*SCORES, "objects", "seconds"])
+    store.add(("a", 3, "neon"), (0.5, 0.3, 0.7, 2, 1.5))
+    store.add(("b", 5, "fm"), (0.25, -0.1, 0.4, 3, 2.5))
+    store.add(("z", 5, "fm"), (9.0, 9.0, 9.0, 9, 9.0))
+    found = Scores.of(store, ["a", "b"], [3, 5], ["fm", "neon"], store.settings)
     np.testing.assert_array_equal(found.values, [[[NAN, NAN], [NAN, 0.25]], [[0.5, NAN], [NAN, NAN]]])
     np.testing.assert_array_equal(found.seconds, [[[NAN, NAN], [NAN, 2.5]], [[1.5, NAN], [NAN, NAN]]])
     assert found.settings == {"year": "2007"}
@@ -64,7 +64,7 @@ def test_differences_are_paired(scores):
     np.testing.assert_allclose([found.low, found.high], _student([0.4, 0.9, -0.1]), rtol=1e-12)
     back = scores.difference("fm", "neon", 5)
     assert (back.mean, back.low, back.high) == (-found.mean, -found.high, -found.low)
-    assert scores.difference("neon", "fm", 3).count == 2  # pictures that both have
+    assert scores.difference("neon", "fm", 3).count == 2  # images that both have
     assert scores.difference("neon", "netdissect1", 5).mean == pytest.approx(0.15)
     same = scores.difference("neon", "neon", 3)
     assert (same.mean, same.low, same.high) == (0, 0, 0)
@@ -86,14 +86,14 @@ def test_what_was_not_scored_is_refused(scores, call, message):
         call(scores)
 
 
-def test_other_scores_follow_methods_and_pictures(scores):
+def test_other_scores_follow_methods_and_images(scores):
     scores.kinds = {"similarity": scores.values, "correlation": -scores.values}
     for found in (scores.only(["fm"]).part(["c", "b"]), scores.part(["c", "b"]).only(["fm"])):
         np.testing.assert_array_equal(found.values, scores.values[[1]][..., [2, 1]])
         np.testing.assert_array_equal(found.by("correlation").values, -found.values)
     assert scores.by("correlation").only(["fm"]).kind == "correlation"
     _, ax = scores.by("correlation").plot()
-    assert ax.get_ylabel() == "correlation with masks, 4 pictures"
+    assert ax.get_ylabel() == "correlation with masks, 4 images"
 
 
 def test_intervals_may_be_bootstrapped(scores):
@@ -143,7 +143,7 @@ def test_text_of_differences(scores):
     assert cells[3][1:] == ["-", f"{scores.difference('fm', 'netdissect1', 5)} (n=1)"]
 
 
-def test_pictures_without_any_score(scores):
+def test_images_without_any_score(scores):
     assert scores.missing == ["d"]
     assert scores.only(["netdissect1"]).missing == ["a", "c", "d"]
 

@@ -75,7 +75,7 @@ def _dense(e):
 
 def _slots(average, text):
     """Vectors (T, d) of the known words of a text, and their columns."""
-    columns = [place for place in average.read(text)[1] if place >= 0]
+    columns = [place for place in average.find_words(text)[1] if place >= 0]
     return np.array([average.vectors.vectors[average.vectors.rows[c]] for c in columns], dtype=np.float64), columns
 
 

@@ -1,4 +1,4 @@
-"""Networks with their weights, clusters of features, and heatmaps of a picture."""
+"""Networks with their weights, clusters of features, and heatmaps of an image."""
 
 import urllib.error
 
@@ -16,9 +16,9 @@ from tests.conftest import data_folder
 from tests.image_data import NarrowVGG
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import NeonVGG
+from zennit_neon.images import read_image
 from zennit_neon.layer import UnitNorm
-from zennit_neon.picture import read_image
-from zennit_neon.vision import Network, Until, cluster_features, explain_picture, layer_of_block, load_vgg16
+from zennit_neon.vision import Network, Until, cluster_features, explain_image, layer_of_block, load_vgg16
 
 
 def _small(bias=True):
@@ -36,7 +36,7 @@ def network():
 
 
 @pytest.fixture
-def picture():
+def image():
     """Two textures and a gradient."""
     y, x = torch.meshgrid(torch.linspace(0, 1, 32), torch.linspace(0, 1, 40), indexing="ij")
     return torch.stack([(20 * x).sin() * 0.5 + 0.5, y, (x > 0.5).float()])
@@ -220,23 +220,23 @@ def test_the_network_is_left_as_it_was(training):
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_a_picture_is_prepared_as_the_network_wants_it(network, picture):
-    prepared = network.prepare(picture)
-    assert prepared[1, 2, 3] == pytest.approx((float(picture[1, 2, 3]) - 0.5) / 0.25)
+def test_an_image_is_prepared_as_the_network_wants_it(network, image):
+    prepared = network.prepare(image)
+    assert prepared[1, 2, 3] == pytest.approx((float(image[1, 2, 3]) - 0.5) / 0.25)
     assert network.low.flatten().tolist() == pytest.approx([-2, -2, -2])
     assert network.high.shape == (1, 3, 1, 1)
     with pytest.raises(ValueError, match=r"shape \(\.\.\., 3, H, W\), got \(1, 8, 8\)"):
         network.prepare(torch.zeros(1, 8, 8))
 
 
-def test_heatmaps_of_a_picture_are_zennits_and_add_up(picture):
+def test_heatmaps_of_a_image_are_zennits_and_add_up(image):
     network = Network(_small(bias=False).double(), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     composite = NeonVGG(network.low, network.high, stabilizer=1e-12)
-    found = explain_picture(picture.double(), network, 2, 4, composite=composite)
+    found = explain_image(image.double(), network, 2, 4, composite=composite)
     assert found.layer == "5"
     assert found.evidence.shape == (4, 8, 10)
     assert found.relevance.shape == (4, 3, 32, 40)
-    images = network.prepare(picture.double())[None]
+    images = network.prepare(image.double())[None]
     with Gradient(found.model, composite) as attributor:
         for k in range(4):
             evidence, one = attributor(images.clone(), positive_evidence(k))
@@ -247,19 +247,19 @@ def test_heatmaps_of_a_picture_are_zennits_and_add_up(picture):
     assert torch.equal(found.heatmaps, found.relevance.sum(1))
 
 
-def test_the_plot_shows_the_picture_and_all_clusters(network, picture):
-    figure, axes = explain_picture(picture, network, 1, 3).plot()
+def test_the_plot_shows_the_image_and_all_clusters(network, image):
+    figure, axes = explain_image(image, network, 1, 3).plot()
     titles = [ax.get_title() for ax in axes.flat if ax.get_title()]
     assert len(titles) == 4
     assert titles[1].startswith("cluster 0, ")
     figure.canvas.draw()
 
 
-def test_pictures_of_half_precision(network):
-    picture = torch.rand(3, 300, 300, generator=torch.Generator().manual_seed(0)).half()
-    assert not torch.isfinite(picture.sum())  # a sum would not tell
-    found = explain_picture(picture, network, 1, 2)
-    assert repr(found).startswith("PictureExplanation(300 x 300 pixels, ")
+def test_images_of_half_precision(network):
+    image = torch.rand(3, 300, 300, generator=torch.Generator().manual_seed(0)).half()
+    assert not torch.isfinite(image.sum())  # a sum would not tell
+    found = explain_image(image, network, 1, 2)
+    assert repr(found).startswith("ImageExplanation(300 x 300 pixels, ")
     assert found == found
     assert len(repr(found)) < 100
 
@@ -267,15 +267,15 @@ def test_pictures_of_half_precision(network):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (torch.zeros(1, 3, 8, 8), r"picture must have shape \(3, H, W\), got \(1, 3, 8, 8\)"),
-        (torch.full((3, 8, 8), 200.0), "picture must have values from 0 to 1"),
-        (torch.full((3, 8, 8), -0.1), "picture must have values from 0 to 1"),
-        (torch.full((3, 8, 8), float("nan")), "picture must have values from 0 to 1"),
+        (torch.zeros(1, 3, 8, 8), r"image must have shape \(3, H, W\), got \(1, 3, 8, 8\)"),
+        (torch.full((3, 8, 8), 200.0), "image must have values from 0 to 1"),
+        (torch.full((3, 8, 8), -0.1), "image must have values from 0 to 1"),
+        (torch.full((3, 8, 8), float("nan")), "image must have values from 0 to 1"),
     ],
 )
-def test_wrong_pictures_are_refused(network, wrong, message):
+def test_wrong_images_are_refused(network, wrong, message):
     with pytest.raises(ValueError, match=message):
-        explain_picture(wrong, network)
+        explain_image(wrong, network)
 
 
 @pytest.fixture(params=["narrow", pytest.param("whole", marks=pytest.mark.slow)])
@@ -356,8 +356,8 @@ def test_heatmaps_of_a_photograph_are_zennits(vgg, block, dtype, tolerance):
     model = vgg.model.to(dtype)
     try:
         composite = NeonVGG(vgg.low, vgg.high)
-        found = explain_picture(_photograph(size=64).to(dtype), vgg, block, 2, composite=composite)
-        images = vgg.prepare(found.picture)[None]
+        found = explain_image(_photograph(size=64).to(dtype), vgg, block, 2, composite=composite)
+        images = vgg.prepare(found.image)[None]
         with Gradient(found.model, composite) as attributor:
             for k in range(2):
                 _, one = attributor(images.clone(), positive_evidence(k))
@@ -370,7 +370,7 @@ def test_heatmaps_of_a_photograph_are_zennits(vgg, block, dtype, tolerance):
 @pytest.mark.parametrize(("block", "size"), [(3, 96), (5, 256)])
 def test_heatmaps_of_a_photograph_are_distinct_and_keep_the_evidence(vgg, block, size):
     composite = NeonVGG(vgg.low, vgg.high, zero_params="bias")
-    found = explain_picture(_photograph(size=size), vgg, block, 4, composite=composite)
+    found = explain_image(_photograph(size=size), vgg, block, 4, composite=composite)
     maps = nn.functional.normalize(found.heatmaps.flatten(1), dim=1)
     assert float((maps @ maps.T).triu(1).max()) < 0.6
     assert float((found.kept - 1).abs().max()) < 0.01
@@ -389,18 +389,18 @@ def test_heatmaps_of_a_photograph_are_distinct_and_keep_the_evidence(vgg, block,
     ],
 )
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (5, 7)])
-def test_odd_pictures_are_explained_or_refused_in_a_sentence(network, tmp_path, mode, values, size):
+def test_odd_images_are_explained_or_refused_in_a_sentence(network, tmp_path, mode, values, size):
     from PIL import Image
 
     path = tmp_path / ("odd.tif" if mode == "F" else "odd.png")
     image = Image.new(mode, size, values)
     image.save(path)
-    picture = read_image(path)
-    assert picture.shape == (3, size[1], size[0])
+    image = read_image(path)
+    assert image.shape == (3, size[1], size[0])
     reason = "too small" if min(size) < 2 else "locations|different clusters of features"
     if size == (5, 7):  # the padding of the convolutions makes differences
-        found = explain_picture(picture, network, 1, 2)
+        found = explain_image(image, network, 1, 2)
         assert torch.isfinite(found.relevance).all()
     else:
         with pytest.raises(ValueError, match=reason):
-            explain_picture(picture, network, 1, 2)
+            explain_image(image, network, 1, 2)

@@ -262,8 +262,8 @@ def test_averages_in_plain_loops(vectors):
 
 def test_stop_words_and_length_are_those_of_the_transformer(vectors):
     average = WordAverage(vectors, stop_words=["cat"], min_length=4)
-    assert average.read("cat fish dog NASA")[1] == [2, 3]
-    assert WordAverage(vectors, stop_words=None).read("the cat")[1] == [-1, 0]
+    assert average.find_words("cat fish dog NASA")[1] == [2, 3]
+    assert WordAverage(vectors, stop_words=None).find_words("the cat")[1] == [-1, 0]
 
 
 def test_texts_without_words_are_named(vectors):

@@ -100,7 +100,7 @@ class TooFewClustersError(NeonError):
 
 
 class TooSmallError(NeonError):
-    """An image is too small for a convolution or pooling layer."""
+    """An image is too small: a convolution or pooling has nothing left to slide over."""
 
 
 class UnclearLayoutError(NeonError):

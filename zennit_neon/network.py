@@ -22,7 +22,7 @@ __all__ = ["Network", "load_vgg16", "outputs_of", "too_small"]
 
 @dataclass(frozen=True)
 class Network:
-    """A network and how pictures in [0, 1] enter it.
+    """A network and how images in [0, 1] enter it.
 
     Attributes
     ----------
@@ -38,18 +38,18 @@ class Network:
     std: tuple[float, ...]
     name: str = ""
 
-    def prepare(self, picture: Tensor) -> Tensor:
-        """Normalise pictures (..., 3, H, W) in [0, 1].
+    def prepare(self, image: Tensor) -> Tensor:
+        """Normalise images (..., 3, H, W) in [0, 1].
 
         Raises
         ------
         ValueError
             If they have another number of channels.
         """
-        if picture.ndim < 3 or picture.shape[-3] != len(self.mean):
-            raise ValueError(f"picture must have shape (..., {len(self.mean)}, H, W), got {tuple(picture.shape)}")
-        mean, std = (picture.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (picture - mean) / std
+        if image.ndim < 3 or image.shape[-3] != len(self.mean):
+            raise ValueError(f"picture must have shape (..., {len(self.mean)}, H, W), got {tuple(image.shape)}")
+        mean, std = (image.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (image - mean) / std
 
     @property
     def digest(self) -> str:
@@ -141,7 +141,7 @@ def _of_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 def too_small(model: nn.Module, x: Tensor) -> TooSmallError | None:
-    """The error to raise if a forward pass failed because a window is larger than the remaining feature map.
+    """What to raise if a forward pass failed since a window no longer fits into what is left of an image.
 
     The pass is run again, up to the convolution or pooling at which it fails; None if it fails elsewhere.
     """
@@ -162,7 +162,7 @@ def too_small(model: nn.Module, x: Tensor) -> TooSmallError | None:
         return None
     name, module, shape = entered[0]
     size = " x ".join(map(str, x.shape[2:]))
-    return TooSmallError(f"a picture of {size} pixels is too small: {type(module).__name__} {name!r} gets {shape}")
+    return TooSmallError(f"an image of {size} pixels is too small: {type(module).__name__} {name!r} gets {shape}")
 
 
 def _is_larger(module: nn.Module, shape: tuple[int, ...]) -> bool:
@@ -189,8 +189,8 @@ def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None =
         ``"IMAGENET1K_FEATURES"`` (the convolutions of the original, which both papers use), ``"IMAGENET1K_V1"``
         (torchvision's own), or a file with a state dict: of all of VGG-16, or of its convolutions alone.
     normalization : {"IMAGENET1K_FEATURES", "IMAGENET1K_V1"}, optional
-        How images are normalised for a file. If not given, it is found from the file's name, or from a classifier of
-        NaN, as in torchvision's file of the original weights; otherwise it is that of ``IMAGENET1K_V1``.
+        How a file wants its images. If not given, it is told by the file's name, or by a classifier of NaN, which
+        torchvision's file of the original has; else it is that of ``IMAGENET1K_V1``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Clusters of the features of images: k-means on what a layer makes of pictures, explained in pixels."""
+"""Clusters of the features of images: k-means on the output of a layer, explained in pixels."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from .attribution import ClusterGradient
 from .composites import Neon, NeonVGG
 from .exceptions import TooFewClustersError
 from .heads.kmeans import NeuralizedKMeans
+from .images import heatmaps, smoothed
 from .layer.activations import UnitNorm
 from .layout import FeaturesFirst, axis_of, checked_layout, followed
 from .network import Network, load_vgg16, outputs_of, too_small
-from .picture import heatmaps, smoothed
 from .utils.arrays import Array
+from .utils.deprecation import renamed
 from .utils.model_state import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "ImageExplanation",
     "Network",
-    "PictureExplanation",
     "Until",
     "cluster_features",
-    "explain_picture",
+    "explain_image",
     "layer_of_block",
     "load_vgg16",
 ]
@@ -275,12 +276,12 @@ def _one_by_one(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PictureExplanation:
-    """Heatmaps of the clusters of one picture, as :func:`explain_picture` returns it.
+class ImageExplanation:
+    """Heatmaps of the clusters of one image, as :func:`explain_image` returns it.
 
     Attributes
     ----------
-    picture : Tensor, shape (3, H, W)
+    image : Tensor, shape (3, H, W)
         In [0, 1].
     evidence : Tensor, shape (K, H', W')
         Of each cluster at each location of the layer.
@@ -291,15 +292,20 @@ class PictureExplanation:
     layer : str
     """
 
-    picture: Tensor
+    image: Tensor
     evidence: Tensor
     relevance: Tensor
     model: nn.Sequential
     layer: str
 
     def __repr__(self) -> str:
-        height, width = self.picture.shape[1:]
-        return f"PictureExplanation({height} x {width} pixels, {self.layer}, {len(self.evidence)} clusters)"
+        height, width = self.image.shape[1:]
+        return f"ImageExplanation({height} x {width} pixels, {self.layer}, {len(self.evidence)} clusters)"
+
+    @property
+    def picture(self) -> Tensor:
+        """The former name of ``image``."""
+        return self.image
 
     @property
     def heatmaps(self) -> Tensor:
@@ -323,21 +329,21 @@ class PictureExplanation:
         return torch.bincount(assigned, minlength=len(self.evidence)) / len(assigned)
 
     def plot(self, smooth: float = 0.0, **options: Any) -> tuple[Figure, Array]:
-        """The picture and its heatmaps in a grid.
+        """The image and its heatmaps in a grid.
 
         Parameters
         ----------
         smooth : float
-            Pixels by which heatmaps are smoothed, with the same sum (:func:`zennit_neon.picture.smoothed`).
+            Pixels by which heatmaps are smoothed, with the same sum (:func:`zennit_neon.images.smoothed`).
         **options
-            Of :func:`zennit_neon.picture.heatmaps`.
+            Of :func:`zennit_neon.images.heatmaps`.
         """
         options.setdefault("titles", [f"cluster {k}, {float(size):.0%}" for k, size in enumerate(self.sizes)])
-        return heatmaps(self.picture, smoothed(self.heatmaps, smooth), **options)
+        return heatmaps(self.image, smoothed(self.heatmaps, smooth), **options)
 
 
-def explain_picture(
-    picture: Tensor,
+def explain_image(
+    image: Tensor,
     network: Network,
     layer: str | int = 3,
     n_clusters: int = 8,
@@ -346,13 +352,13 @@ def explain_picture(
     random_state: Any = 0,
     beta: float | None = None,
     progress: bool = False,
-) -> PictureExplanation:
-    """Cluster one picture's features and explain all clusters in pixels (Fig. 7, paper 1).
+) -> ImageExplanation:
+    """Cluster one image's features and explain all clusters in pixels (Fig. 7, paper 1).
 
     Parameters
     ----------
-    picture : Tensor, shape (3, H, W)
-        In [0, 1], as :func:`zennit_neon.picture.read_image` gives it; 448 x 448 in the papers.
+    image : Tensor, shape (3, H, W)
+        In [0, 1], as :func:`zennit_neon.images.read_image` gives it; 448 x 448 in the papers.
     network : Network
         As :func:`load_vgg16` gives it.
     layer : str or int
@@ -365,24 +371,28 @@ def explain_picture(
 
     Returns
     -------
-    PictureExplanation
+    ImageExplanation
 
     Raises
     ------
     ValueError
-        If the picture has another shape or values outside of [0, 1], or what :func:`cluster_features` raises.
+        If the image has another shape or values outside of [0, 1], or what :func:`cluster_features` raises.
     """
-    if picture.ndim != 3:
-        raise ValueError(f"picture must have shape (3, H, W), got {tuple(picture.shape)}")
-    if not bool(((picture >= 0) & (picture <= 1)).all()):  # neither are NaN
-        raise ValueError("picture must have values from 0 to 1")
+    if image.ndim != 3:
+        raise ValueError(f"image must have shape (3, H, W), got {tuple(image.shape)}")
+    if not bool(((image >= 0) & (image <= 1)).all()):  # neither are NaN
+        raise ValueError("image must have values from 0 to 1")
     layer = layer_of_block(network.model, layer) if isinstance(layer, int) else layer
-    like = next((part for part in network.model.parameters() if part.is_floating_point()), picture)
-    images = network.prepare(picture[None].to(like))
+    like = next((part for part in network.model.parameters() if part.is_floating_point()), image)
+    images = network.prepare(image[None].to(like))
     model = cluster_features(
         network.model, layer, images, n_clusters, random_state=random_state, beta=beta, progress=progress
     )
     composite = NeonVGG(network.low, network.high) if composite is None else composite
     with ClusterGradient(model, composite, progress=progress) as attributor:
         evidence, relevance = attributor(images)
-    return PictureExplanation(picture, evidence[0], relevance[0], model, layer)
+    return ImageExplanation(image, evidence[0], relevance[0], model, layer)
+
+
+_NEW = {"PictureExplanation": "ImageExplanation", "explain_picture": "explain_image"}
+__getattr__ = renamed(__name__, {old: f"zennit_neon.vision.{new}" for old, new in _NEW.items()})

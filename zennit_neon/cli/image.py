@@ -1,4 +1,4 @@
-"""``zennit-neon image``: clusters of a network's features, in the pixels of a picture."""
+"""``zennit-neon image``: clusters of a network's features, in the pixels of an image."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ import click
 from ..utils.escape import line
 from .group import Finite, check_different, running, suffix_of, tell
 
-__all__ = ["feeds_pictures", "image", "size_of"]
+__all__ = ["image", "image_options", "size_of"]
 
-#: Digits of a side of a picture at most.
+#: Digits of a side of an image at most.
 LONGEST_SIDE = 5
 
-#: Options of all commands that feed pictures to VGG-16.
+#: Options of all commands that feed images to VGG-16.
 _OPTIONS = [
-    click.option(
-        "--size", default="448", show_default=True, metavar="S|HxW|own", help="Size at which pictures are fed."
-    ),
+    click.option("--size", default="448", show_default=True, metavar="S|HxW|own", help="Size at which images are fed."),
     click.option(
         "--weights",
         default="IMAGENET1K_FEATURES",
@@ -30,50 +28,50 @@ _OPTIONS = [
         help="Weights of VGG-16: torchvision's name of them, or a file with a state dict.",
     ),
     click.option(
-        "--normalization", metavar="NAME", help="How the weights of a FILE want pictures, by torchvision's name."
+        "--normalization", metavar="NAME", help="How the weights of a FILE want images, by torchvision's name."
     ),
     click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of k-means."),
 ]
 
 
-def feeds_pictures(command: Any) -> Any:
-    """Give a command the options of pictures and network, in this order."""
+def image_options(command: Any) -> Any:
+    """Give a command the options of images and network, in this order."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 @click.command()
-@click.argument("picture", metavar="PICTURE")
+@click.argument("path", metavar="PICTURE")
 @click.option("--block", type=int, metavar="B", help="Cluster the end of a block of VGG-16, 1 to 5; 3 if not given.")
 @click.option("--layer", metavar="NAME", help="Cluster a layer by its name, such as features.16, in place of a block.")
 @click.option(
     "--clusters", default=8, show_default=True, type=click.IntRange(2), metavar="K", help="Number of clusters."
 )
-@feeds_pictures
+@image_options
 @click.option("--beta", type=float, metavar="B", help="Stiffness; by Eq. 3 of the paper if not given.")
 @click.option(
     "--flat", default=0, show_default=True, type=click.IntRange(0, 100), metavar="N", help="Blocks with the flat rule."
 )
 @click.option("--smooth", default=0.0, show_default=True, type=Finite(0), metavar="P", help="Smooth by P pixels.")
-@click.option("--overlay", is_flag=True, help="Draw heatmaps over the picture in grey.")
+@click.option("--overlay", is_flag=True, help="Draw heatmaps over the image in grey.")
 @click.option("--cmap", default="bwr", show_default=True, metavar="NAME", help="Colour map of Zennit or matplotlib.")
 @click.option("--out", required=True, metavar="FILE", help="Write the heatmaps: .png, .jpg, .svg or .pdf.")
 @click.option("--npz", metavar="FILE.npz", help="Write evidence (K, H', W') and relevance (K, 3, H, W) as arrays.")
 @click.option("--force", is_flag=True, help="Overwrite files.")
-def image(picture: str, **options: Any) -> None:
-    """Cluster what VGG-16 makes of a picture, and show each cluster in pixels.
+def image(path: str, **options: Any) -> None:
+    """Cluster what VGG-16 makes of an image, and show each cluster in pixels.
 
     k-means clusters the features of all locations at the end of a block; the evidence of each cluster is propagated to
     the pixels with LRP rules (gamma by block, zB on pixels).
 
     Example: zennit-neon image dogs.jpg --block 5 --clusters 8 --out heatmaps.png
     """
-    _image(picture, **options)
+    _image(path, **options)
 
 
 def _image(
-    picture: str,
+    path: str,
     block: int | None,
     layer: str | None,
     clusters: int,
@@ -94,23 +92,23 @@ def _image(
 
     from ..composites import NeonVGG
     from ..functional.competitors import check_beta
-    from ..picture import colors, read_image
+    from ..images import colors, read_image
     from ..utils.files import check_file, check_output, write
-    from ..vision import explain_picture, load_vgg16
+    from ..vision import explain_image, load_vgg16
 
     if block is not None and layer is not None:
         raise ValueError(f"--block and --layer exclude each other, got {block} and {layer}")
     suffix = suffix_of("--out", out)
-    check_different({"PICTURE": picture, "--out": out, "--npz": npz})
+    check_different({"PICTURE": path, "--out": out, "--npz": npz})
     check_output(out, force)
     check_output(npz, force)
     check_beta(beta)
     colors(np.zeros((1, 1)), cmap)  # a wrong name is told before the work
-    pixels = read_image(check_file(picture), size_of(size))
+    pixels = read_image(check_file(path), size_of(size))
     network = load_vgg16(weights, normalization)
     what = f"the network fails for {pixels.shape[1]} x {pixels.shape[2]} pixels"
     with running(what, "try a smaller --size"):
-        found = explain_picture(
+        found = explain_image(
             pixels,
             network,
             layer if layer is not None else 3 if block is None else block,
@@ -120,7 +118,7 @@ def _image(
             beta=beta,
             progress=sys.stderr.isatty(),
         )
-    click.echo(line(f"{Path(picture).name}, {tuple(pixels.shape[1:])} pixels, {found.layer}, {clusters} clusters"))
+    click.echo(line(f"{Path(path).name}, {tuple(pixels.shape[1:])} pixels, {found.layer}, {clusters} clusters"))
     click.echo("cluster  locations  positive evidence  arrives at pixels")
     for k, (share, positive, kept) in enumerate(zip(found.sizes, found.positive, found.kept, strict=True)):
         click.echo(f"{k:7d}  {float(share):9.1%}  {float(positive):17.4g}  {float(kept):17.1%}")
@@ -141,7 +139,7 @@ def _save_arrays(path: Any, arrays: dict[str, Any]) -> None:
 
 
 def size_of(text: str) -> int | tuple[int, int] | None:
-    """A size of pictures: ``448``, ``320x448`` (height first) or ``own``."""
+    """A size of images: ``448``, ``320x448`` (height first) or ``own``."""
     if text == "own":
         return None
     found = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text)

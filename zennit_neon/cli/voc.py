@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .group import check_different, running, suffix_of, tell
-from .image import feeds_pictures, size_of
+from .image import image_options, size_of
 
 __all__ = ["voc"]
 
@@ -19,7 +19,7 @@ __all__ = ["voc"]
 @click.argument("root", metavar="ROOT")
 @click.option("--block", default="1..5", show_default=True, metavar="B", help="Blocks of VGG-16: 3, or 1..5, or 1,3,5.")
 @click.option(
-    "--clusters", default=4, show_default=True, type=click.IntRange(2), metavar="K", help="Heatmaps of a picture."
+    "--clusters", default=4, show_default=True, type=click.IntRange(2), metavar="K", help="Heatmaps of an image."
 )
 @click.option(
     "--methods",
@@ -39,7 +39,7 @@ __all__ = ["voc"]
 )
 @click.option("--year", default="2007", show_default=True, metavar="Y", help="Year of the data set, 2007 to 2012.")
 @click.option("--image-set", default="trainval", show_default=True, metavar="SET", help="train, val, trainval or test.")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), metavar="N", help="Only the first N pictures.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), metavar="N", help="Only the first N images.")
 @click.option(
     "--masks",
     default="objects",
@@ -48,24 +48,24 @@ __all__ = ["voc"]
     help="A mask for each object, or for each class.",
 )
 @click.option("--background/--no-background", default=True, show_default=True, help="Whether it counts as an object.")
-@feeds_pictures
+@image_options
 @click.option(
-    "--out", metavar="FILE.csv", help="Keep the score of each picture there; a second run continues, and adds to it."
+    "--out", metavar="FILE.csv", help="Keep the score of each image there; a second run continues, and adds to it."
 )
 @click.option("--figure", metavar="FILE", help="Draw scores by block and method: .png, .svg or .pdf.")
 @click.option(
     "--pictures",
     metavar="FOLDER",
-    help="Draw each picture with its heatmaps and the masks they match, for each method.",
+    help="Draw each image with its heatmaps and the masks they match, for each method.",
 )
 @click.option("--force", is_flag=True, help="Overwrite the figure, and compute anew what FILE.csv holds.")
 def voc(root: str, **options: Any) -> None:
     """Match heatmaps of clusters with the masks of objects in PASCAL VOC (Fig. 8 of the paper).
 
-    ROOT is the folder that holds VOCdevkit. Each picture is summarised by K heatmaps at the end of a block, which are
+    ROOT is the folder that holds VOCdevkit. Each image is summarised by K heatmaps at the end of a block, which are
     matched with its masks; S is their mean cosine similarity, from -1 to 1. Correlation and average precision are
-    matched and averaged alike. Tables have means over pictures and their 95 % intervals, then differences to the first
-    method, over the same pictures.
+    matched and averaged alike. Tables have means over images and their 95 % intervals, then differences to the first
+    method, over the same images.
 
     Example: zennit-neon voc data --block 1..5 --clusters 4 --methods neon,fm,lo,masks --out scores.csv
     """
@@ -92,7 +92,7 @@ def _voc(
     pictures: str | None,
     force: bool,
 ) -> None:
-    from ..evaluation import Scenes, match_objects
+    from ..evaluation import VOCDataset, match_objects
     from ..evaluation.objects.heatmap_methods import method_of
     from ..evaluation.objects.heatmap_scores import SCORES, TITLES
     from ..utils.files import check_output, write
@@ -113,7 +113,7 @@ def _voc(
     check_different({"--out": out, "--figure": figure, "--pictures": pictures})
     check_output(out, True)
     check_output(figure, force)
-    scenes = Scenes(root, year, image_set, objects=masks == "objects", size=size_of(size), limit=limit)
+    scenes = VOCDataset(root, year, image_set, objects=masks == "objects", size=size_of(size), limit=limit)
     network = load_vgg16(weights, normalization)
     for number in blocks:
         layer_of_block(network.model, number)  # refuses a wrong one before anything is written
@@ -121,19 +121,19 @@ def _voc(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
 
-    def file_of(picture: str, block: int, method: str) -> Path:
+    def file_of(image: str, block: int, method: str) -> Path:
         assert folder is not None
-        return folder / f"{picture}_block{block}_{method}.png"
+        return folder / f"{image}_block{block}_{method}.png"
 
-    def draw(scene: Any, block: int, method: str, heatmaps: Any, matching: Any) -> None:
+    def draw(image: Any, block: int, method: str, heatmaps: Any, matching: Any) -> None:
         from matplotlib import pyplot
 
-        from ..evaluation.objects.plot import panels
+        from ..evaluation.objects.plot import plot_heatmaps
 
-        drawn, _ = panels(scene, heatmaps, matching, scene.masks(background)[0])
-        # tells pictures of other runs apart
+        drawn, _ = plot_heatmaps(image, heatmaps, matching, image.masks(background)[0])
+        # tells images of other runs apart
         write(
-            file_of(scene.name, block, method),
+            file_of(image.name, block, method),
             lambda path: drawn.savefig(path, dpi=100, metadata={"Description": told}),
         )
         pyplot.close(drawn)
@@ -141,8 +141,8 @@ def _voc(
     told = f"VOC {year} {image_set}, {masks}, background {background}, {clusters} heatmaps, size {size}, seed {seed}, "
     told += f"{network.name} {network.digest}"
 
-    def wanted(picture: str, block: int, method: str) -> bool:
-        path = file_of(picture, block, method)
+    def wanted(image: str, block: int, method: str) -> bool:
+        path = file_of(image, block, method)
         return not path.is_file() or _description(path) != told
 
     if out is not None and force:
@@ -162,20 +162,20 @@ def _voc(
             wanted=None if folder is None else wanted,
             progress=sys.stderr.isatty(),
         )
-    click.echo(f"{len(scenes)} pictures of VOC {year} ({image_set}), {clusters} heatmaps each, matched with {masks}")
+    click.echo(f"{len(scenes)} images of VOC {year} ({image_set}), {clusters} heatmaps each, matched with {masks}")
     for kind in dict.fromkeys(kinds):
         part, first = found.by(kind), found.methods[0]
-        click.echo(f"{TITLES[kind]}, mean and 95 % interval over pictures\n{part.text()}")
+        click.echo(f"{TITLES[kind]}, mean and 95 % interval over images\n{part.text()}")
         if len(part.methods) > 1:
             click.echo(f"{TITLES[kind]} of {first} less that of each other, paired\n{part.text(first)}")
-    click.echo(f"median seconds for a picture and block\n{found.time.round(2).to_string()}")
+    click.echo(f"median seconds for an image and block\n{found.time.round(2).to_string()}")
     missing = found.missing
     if missing:
         tell(f"without score (no mask, or fewer than {clusters} different features): {missing}")
     dissected = [method for method in found.methods if method.startswith("netdissect")]
     unknown = [method for method in dissected if found.table.loc[method].isna().all()]
     if unknown:
-        tell(f"without score: {unknown} (from block 3 on, with enough locations in the other half of the pictures)")
+        tell(f"without score: {unknown} (from block 3 on, with enough locations in the other half of the images)")
     if out is not None:
         tell(f"wrote {out}")
     if figure is not None:
@@ -185,7 +185,7 @@ def _voc(
 
 
 def _description(path: Path) -> str | None:
-    """What a picture in PNG says of itself."""
+    """What an image in PNG says of itself."""
     from PIL import Image
 
     try:

@@ -1,20 +1,21 @@
 """How good are explanations of clusters? Feature flipping for any model, and matching with the masks of objects."""
 
+from ..utils.deprecation import renamed
 from .flipping.comparison import evaluate
 from .flipping.result import Result
 from .matching import Interval, Matching, interval, masks_of, match
 from .objects.benchmark import match_objects
 from .objects.heatmap_scores import average_precision, correlation, similarity
 from .objects.scores import Scores
-from .objects.voc import Scene, Scenes
+from .objects.voc import VOCDataset, VOCImage
 
 __all__ = [
     "Interval",
     "Matching",
     "Result",
-    "Scene",
-    "Scenes",
     "Scores",
+    "VOCDataset",
+    "VOCImage",
     "average_precision",
     "correlation",
     "evaluate",
@@ -24,3 +25,7 @@ __all__ = [
     "match_objects",
     "similarity",
 ]
+
+__getattr__ = renamed(
+    __name__, {"Scene": "zennit_neon.evaluation.VOCImage", "Scenes": "zennit_neon.evaluation.VOCDataset"}
+)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .word_average import WordAverage
 
-__all__ = ["AverageReader", "BagReader", "NamesReader", "Reader", "flat_steps", "reader_of"]
+__all__ = ["AverageVectorizer", "BagVectorizer", "WordList", "TextVectorizer", "flatten_steps", "split_vectorizer"]
 
 #: Methods by which a vectorizer of scikit-learn finds words, if they are its own.
 BUILDERS = ("build_analyzer", "build_preprocessor", "build_tokenizer", "decode")
@@ -32,7 +32,7 @@ SCALES = {"MaxAbsScaler", "Normalizer", "RobustScaler", "StandardScaler"}
 Spans = list[tuple[int, int]]
 
 
-class Reader(abc.ABC):
+class TextVectorizer(abc.ABC):
     """What texts become before they are clustered.
 
     Attributes
@@ -74,8 +74,8 @@ class Reader(abc.ABC):
         """Spans of the words of a text, and of each feature in it the column, the first word, and how many words."""
 
 
-class AverageReader(Reader):
-    """Reader of a :class:`~zennit_neon.text.WordAverage`."""
+class AverageVectorizer(TextVectorizer):
+    """TextVectorizer of a :class:`~zennit_neon.text.WordAverage`."""
 
     averages = True
 
@@ -85,16 +85,16 @@ class AverageReader(Reader):
 
     def matrix(self, texts: Sequence[str]) -> csr_matrix:
         """Share (N, V) of each word in the known words of a text."""
-        return self.average.bag(texts)
+        return self.average.word_shares(texts)
 
     def grams(self, text: str) -> tuple[Spans, list[tuple[int, int, int]]]:
         """One word each."""
-        spans, places = self.average.read(text)
+        spans, places = self.average.find_words(text)
         return spans, [(place, token, 1) for token, place in enumerate(places) if place >= 0]
 
 
-class BagReader(Reader):
-    """Reader of a ``CountVectorizer`` or ``TfidfVectorizer``, and of what weighs or selects its words.
+class BagVectorizer(TextVectorizer):
+    """TextVectorizer of a ``CountVectorizer`` or ``TfidfVectorizer``, and of what weighs or selects its words.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ class BagReader(Reader):
         return whole, place
 
 
-class NamesReader(Reader):
+class WordList(TextVectorizer):
     """Words without a vectorizer, for a matrix."""
 
     def __init__(self, words: Any):
@@ -197,33 +197,33 @@ def _apart(spans: Spans, scores: Array) -> tuple[Spans, Array]:
     return merged, np.array(sums)
 
 
-def _hashing(vectorizer: Any) -> BagReader:
+def _hashing(vectorizer: Any) -> BagVectorizer:
     raise ValueError("HashingVectorizer does not know its words, so that they cannot be scored; use TfidfVectorizer")
 
 
-_REGISTRY: Registry[Reader] = Registry()
-for _name, _reader in {
-    "sklearn.CountVectorizer": BagReader,
+_REGISTRY: Registry[TextVectorizer] = Registry()
+for _name, _adapter in {
+    "sklearn.CountVectorizer": BagVectorizer,
     "sklearn.HashingVectorizer": _hashing,
-    "zennit_neon.WordAverage": AverageReader,
+    "zennit_neon.WordAverage": AverageVectorizer,
 }.items():
-    _REGISTRY.register(_name, _reader)
+    _REGISTRY.register(_name, _adapter)
 
 
-def flat_steps(model: Any) -> list[Any]:
+def flatten_steps(model: Any) -> list[Any]:
     """Steps of a Pipeline, also of those within it, without those that do nothing; else the model itself."""
     if not hasattr(model, "named_steps"):
         return [] if model is None or (isinstance(model, str) and model == "passthrough") else [model]
-    return [part for _, step in model.steps for part in flat_steps(step)]
+    return [part for _, step in model.steps for part in flatten_steps(step)]
 
 
-def reader_of(steps: list[Any]) -> tuple[Reader | None, list[Any]]:
-    """Reader that the first steps make, and the steps that are left; None if the first is no known vectorizer."""
+def split_vectorizer(steps: list[Any]) -> tuple[TextVectorizer | None, list[Any]]:
+    """What the first steps make of texts, and the other steps; None if the first is not a known vectorizer."""
     adapter = _REGISTRY.find(steps[0]) if steps else None
     if adapter is None:
         return None, steps
     first = adapter(steps[0])
-    if not isinstance(first, BagReader):
+    if not isinstance(first, BagVectorizer):
         return first, steps[1:]
     count = 1  # a selection after scales would be a dense matrix in a head
     for place, step in enumerate(steps[1:], 2):
@@ -232,7 +232,7 @@ def reader_of(steps: list[Any]) -> tuple[Reader | None, list[Any]]:
             count = place
         elif not kinds & SCALES:
             break
-    return BagReader(steps[0], steps[1:count]), steps[count:]
+    return BagVectorizer(steps[0], steps[1:count]), steps[count:]
 
 
-reader_of.register = _REGISTRY.register  # type: ignore[attr-defined]
+split_vectorizer.register = _REGISTRY.register  # type: ignore[attr-defined]

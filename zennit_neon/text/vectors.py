@@ -81,7 +81,7 @@ class WordVectors:
         place = self._index.get(word)
         return self._index.get(word.lower(), -1) if place is None else place
 
-    def used(self, shares: csr_matrix) -> tuple[csr_matrix, Array]:
+    def occurring(self, shares: csr_matrix) -> tuple[csr_matrix, Array]:
         """The columns of a sparse matrix (N, V) that are not empty, (N, U), and the vectors of their words (U, d).
 
         In float64: the product of both is that of the matrix and all vectors, and costs what the non-zeros cost.

@@ -19,13 +19,13 @@ from ..heads.base import Head
 from ..utils.arrays import Array
 from ..utils.labels import NOISE, are_labels
 from ..utils.validation import check_int
-from .vectorizers import AverageReader, Reader
+from .vectorizers import AverageVectorizer, TextVectorizer
 from .word_layer import WordLayer
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-__all__ = ["NOISE", "WordAttributor", "of_known"]
+__all__ = ["NOISE", "WordAttributor", "keep_known_labels"]
 
 
 #: Documents at a time, at most, and the numbers that are computed for them at once.
@@ -51,13 +51,19 @@ class WordAttributor:
         self.noise: Array | None = None
 
     @classmethod
-    def of(
-        cls, reader: Reader, steps: list[Any], X: csr_matrix, batch_size: int | None, progress: bool, chosen: bool
+    def from_steps(
+        cls,
+        vectorizer: TextVectorizer,
+        steps: list[Any],
+        X: csr_matrix,
+        batch_size: int | None,
+        progress: bool,
+        chosen: bool,
     ) -> WordAttributor:
-        """Attributor of documents (N, V) through the steps after a reader."""
+        """Attributor of documents (N, V) through the steps after a vectorizer."""
         points, vectors = X, None
-        if isinstance(reader, AverageReader):
-            X, vectors = reader.average.vectors.used(X)
+        if isinstance(vectorizer, AverageVectorizer):
+            X, vectors = vectorizer.average.vectors.occurring(X)
             points = X @ vectors
         found = _neuralized(steps, points)
         attributor = cls(found.head, X, vectors, batch_size, progress)
@@ -123,7 +129,7 @@ class WordAttributor:
         return total
 
 
-def of_known(clustering: Any, known: Array) -> Any:
+def keep_known_labels(clustering: Any, known: Array) -> Any:
     """A clustering whose labels of documents (N,) have no rule for others, with those of the known ones alone."""
     if known.all() or hasattr(clustering, "predict") or isinstance(clustering, nn.Module):
         return clustering

@@ -141,26 +141,26 @@ class WordAverage(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         ValueError
             If texts have no word that the table knows, with their indices; :meth:`known` tells them before.
         """
-        counts = self.bag(X)
+        counts = self.word_shares(X)
         empty = np.flatnonzero(np.diff(counts.indptr) == 0)
         if len(empty):
             raise ValueError(
                 f"{len(empty)} of {counts.shape[0]} texts have no word with a vector, so they have no average: "
                 f"{listed(empty.tolist())}; leave them out with known(texts)"
             )
-        shares, vectors = self.vectors.used(counts)
+        shares, vectors = self.vectors.occurring(counts)
         return (shares @ vectors).astype(self.vectors.vectors.dtype)
 
     def known(self, X: Iterable[str]) -> Array:
         """Whether texts have a word that the table knows, bool (N,)."""
-        return np.diff(self.bag(X).indptr) > 0
+        return np.diff(self.word_shares(X).indptr) > 0
 
-    def read(self, text: str) -> tuple[list[tuple[int, int]], list[int]]:
+    def find_words(self, text: str) -> tuple[list[tuple[int, int]], list[int]]:
         """Spans of the words of a text, and the place of each in the table: -1 where it is out of vocabulary."""
         spans = _tokens(text, *self._rule())
         return spans, [self.vectors.find(text[start:stop]) for start, stop in spans]
 
-    def bag(self, X: Iterable[str]) -> csr_matrix:
+    def word_shares(self, X: Iterable[str]) -> csr_matrix:
         """Share of each word of the table in the known words of each text, (N, V); a row sums to 1, or is empty."""
         from scipy.sparse import csr_matrix
 

@@ -19,8 +19,8 @@ from ..utils.validation import check_int
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .plot import top_words
-from .vectorizers import NamesReader, Reader, flat_steps, reader_of
-from .word_attributor import NOISE, WordAttributor, of_known
+from .vectorizers import TextVectorizer, WordList, flatten_steps, split_vectorizer
+from .word_attributor import NOISE, WordAttributor, keep_known_labels
 from .word_average import check_texts
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def explain_text(
     reader, rest = _read(model, vectorizer)
     X, documents = _numbers(texts, reader)
     known = np.diff(X.indptr) > 0
-    rest = [*rest[:-1], of_known(rest[-1], known)] if rest else rest
-    attributor = WordAttributor.of(reader, rest, X[known], batch_size, progress, chosen=cluster is not None)
+    rest = [*rest[:-1], keep_known_labels(rest[-1], known)] if rest else rest
+    attributor = WordAttributor.from_steps(reader, rest, X[known], batch_size, progress, chosen=cluster is not None)
     head = attributor.head
     check_fidelity(head, min_fidelity)
     chosen, competitor = asked_of(cluster, competitor, head, known.shape)
@@ -122,15 +122,15 @@ def explain_text(
         n_clusters=head.n_clusters,
         labels=labels_of(head),
         texts=documents,
-        _reader=reader,
+        _vectorizer=reader,
         _attributor=attributor,
         _target=target,
     )
 
 
-def _read(model: Any, vectorizer: Any) -> tuple[Reader, list[Any]]:
-    """Reader of texts, and the steps after it."""
-    reader, rest = reader_of(flat_steps(model))
+def _read(model: Any, vectorizer: Any) -> tuple[TextVectorizer, list[Any]]:
+    """What reads texts, and the steps after it."""
+    reader, rest = split_vectorizer(flatten_steps(model))
     if vectorizer is None:
         if reader is None:
             raise TypeError(
@@ -139,10 +139,10 @@ def _read(model: Any, vectorizer: Any) -> tuple[Reader, list[Any]]:
             )
         return reader, rest
     if reader is not None:
-        raise ValueError(f"model begins with a {type(flat_steps(model)[0]).__name__}: leave vectorizer away")
+        raise ValueError(f"model begins with a {type(flatten_steps(model)[0]).__name__}: leave vectorizer away")
     if isinstance(vectorizer, (list, tuple, np.ndarray)):
-        return NamesReader(vectorizer), rest
-    reader, rest = reader_of(flat_steps(vectorizer) + rest)
+        return WordList(vectorizer), rest
+    reader, rest = split_vectorizer(flatten_steps(vectorizer) + rest)
     if reader is None:
         raise TypeError(
             "vectorizer must be a fitted WordAverage, TfidfVectorizer or CountVectorizer, or a list of words for a "
@@ -151,7 +151,7 @@ def _read(model: Any, vectorizer: Any) -> tuple[Reader, list[Any]]:
     return reader, rest
 
 
-def _numbers(texts: Any, reader: Reader) -> tuple[csr_matrix, list[str] | None]:
+def _numbers(texts: Any, reader: TextVectorizer) -> tuple[csr_matrix, list[str] | None]:
     """What documents become, in float64 and without explicit zeros, and their texts unless they came as numbers."""
     from scipy.sparse import csr_matrix
 
@@ -197,7 +197,7 @@ class TextExplanation(DocumentExplanation):
     absent: Array
     skipped: Array
     words: Array
-    _reader: Reader
+    _vectorizer: TextVectorizer
     _attributor: WordAttributor
     _target: Target
 
@@ -226,7 +226,7 @@ class TextExplanation(DocumentExplanation):
         if self.texts is None:
             raise ValueError("texts came as a matrix, so that there is nothing to highlight: give the texts themselves")
         row = self.relevance[place]
-        spans, scores = self._reader.scores(self.texts[place], row.indices, row.data)
+        spans, scores = self._vectorizer.scores(self.texts[place], row.indices, row.data)
         return self._highlight(place, self.texts[place], spans, scores, "words" if place in self.skipped else None)
 
     @property
@@ -291,7 +291,7 @@ class TextExplanation(DocumentExplanation):
             If documents are averages of word vectors, in which absent words have no part, or the document was skipped.
         """
         count = check_int(n, "n", 1)
-        if self._reader.averages:
+        if self._vectorizer.averages:
             raise ValueError("documents are averages of word vectors, in which absent words have no part")
         if document is not None:
             place = self._place(document)

@@ -1,1 +1,1 @@
-"""Heatmaps of clusters, matched with the masks of objects in pictures."""
+"""Heatmaps of clusters, matched with the masks of objects in images."""

@@ -1,4 +1,4 @@
-"""How well do summaries of pictures match masks of their objects? Scores by method and block (Fig. 8, paper 1)."""
+"""How well do summaries of images match masks of their objects? Scores by method and block (Fig. 8, paper 1)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from zennit.core import Composite
 
 from ...composites import VGGBlocks
 from ...exceptions import TooFewClustersError, TooSmallError
+from ...images import smoothed
 from ...network import Network
-from ...picture import smoothed
 from ...utils.validation import check_int
 from ...vision import layer_of_block
 from ..matching import Matching, match
-from .heatmap_methods import DISSECTION, FIRST_DISSECTED, Method, Place, method_of
+from .heatmap_methods import DISSECTION, FIRST_DISSECTED, LayerContext, Method, method_of
 from .heatmap_scores import SCORES
-from .layer_relevance import Probe, activations_of, probing
+from .layer_relevance import SharedPass, activations_of, shared_pass
 from .network_dissection import TopQuantile, halves, thresholds_kept
-from .result_store import Ledger
+from .result_store import ResultStore
 from .scores import Scores
-from .voc import Scene, Scenes
+from .voc import VOCDataset, VOCImage
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -39,13 +39,13 @@ SHARE = 0.005
 
 #: From flat blocks, and a gamma where a method names one, to the rules of the network.
 Rules = Callable[..., Composite]
-#: Called with a scene, a block, a method's name, its heatmaps (K, H, W), and how they match.
-Watch = Callable[[Scene, int, str, Tensor, Matching], None]
+#: Called with an image, a block, a method's name, its heatmaps (K, H, W), and how they match.
+Watch = Callable[[VOCImage, int, str, Tensor, Matching], None]
 
 
 def match_objects(
     network: Network,
-    scenes: Scenes,
+    scenes: VOCDataset,
     blocks: Sequence[int] = (1, 2, 3, 4, 5),
     methods: Sequence[str] = ("neon", "fm", "lo"),
     n_clusters: int = 4,
@@ -59,19 +59,19 @@ def match_objects(
     wanted: Callable[[str, int, str], bool] | None = None,
     progress: bool = False,
 ) -> Scores:
-    """Summarise pictures by K heatmaps each, and match those with the masks of their objects (Fig. 8, paper 1).
+    """Summarise images by K heatmaps each, and match those with the masks of their objects (Fig. 8, paper 1).
 
-    Each picture is scored by the cosine similarity of the paper, by correlation and by average precision, with a
+    Each image is scored by the cosine similarity of the paper, by correlation and by average precision, with a
     matching for each: :meth:`Scores.by <zennit_neon.evaluation.Scores.by>` has the others.
 
     Parameters
     ----------
     network : Network
         A network with blocks that end in max pooling, as :func:`zennit_neon.vision.load_vgg16` gives it.
-    scenes : Scenes
+    scenes : VOCDataset
     blocks : sequence of int
     methods : sequence of str
-        ``neon`` (the picture's own K clusters at the end of the block, explained), ``fm`` (the K feature maps with the
+        ``neon`` (the image's own K clusters at the end of the block, explained), ``fm`` (the K feature maps with the
         largest maximum), ``lo`` (the K locations with the largest activation); each of them with flat rules in the
         first n blocks as ``neon_flat3``, and with another gamma than the paper's as ``neon_gamma0.5``; ``masks`` and
         ``evidence`` of the clusters, upsampled without propagation; ``uniform`` heatmaps, for which S is the root of
@@ -79,7 +79,7 @@ def match_objects(
         of any heatmaps;
         ``netdissect1`` and ``netdissect2`` (from block 3 on); ``gradient_x_input`` and ``ig`` of the positive evidence.
         All of them also smoothed in the end, by 16 pixels as ``neon_smooth16`` or ``neon_flat3_smooth16``
-        (:func:`zennit_neon.picture.smoothed`).
+        (:func:`zennit_neon.images.smoothed`).
     n_clusters : int
     background : bool
         Whether the background counts as an object.
@@ -95,9 +95,9 @@ def match_objects(
     thresholds : path, optional
         A file to keep the thresholds of network dissection in (``.npz``).
     watch : callable, optional
-        Called with (scene, block, method, heatmaps, matching by cosine similarity) of each result that is computed.
+        Called with (image, block, method, heatmaps, matching by cosine similarity) of each result that is computed.
     wanted : callable, optional
-        From (picture, block, method) to whether to compute that although it is known.
+        From (image, block, method) to whether to compute that although it is known.
     progress : bool
         Show a progress bar.
 
@@ -112,11 +112,11 @@ def match_objects(
 
     Notes
     -----
-    Pictures without any mask, those that are too small for a block, and those of which a layer has fewer than K
+    Images without any mask, those that are too small for a block, and those of which a layer has fewer than K
     different features, have a score of NaN.
-    Thresholds of network dissection come from pictures that they are not used for: ``scenes`` are split at random into
+    Thresholds of network dissection come from images that they are not used for: ``scenes`` are split at random into
     two halves, and each takes those of the other. So runs with different limits need an ``out`` each, and a single
-    picture has no score.
+    image has no score.
     """
     if isinstance(methods, str) or not len(methods):
         raise ValueError(f"methods must be a list of at least one name, got {methods!r}")
@@ -140,10 +140,10 @@ def match_objects(
         "seed": str(random_state),
         "weights": f"{network.name} {network.digest}",
     }
-    ledger = Ledger(out, settings, ["image", "block", "method"], [*SCORES, "objects", "seconds"])
+    store = ResultStore(out, settings, ["image", "block", "method"], [*SCORES, "objects", "seconds"])
     half = halves(scenes.names, random_state)
     job = _Job(network, layers, n_clusters, random_state, rules, background, half)
-    todo = {name: _asked(name, ledger, chosen, list(layers), wanted) for name in scenes.names}
+    todo = {name: _asked(name, store, chosen, list(layers), wanted) for name in scenes.names}
     if any(method.make in DISSECTION for part in todo.values() for _, method in part):
         key = "; ".join(["halves", *settings.values(), str(SHARE), *layers.values(), *scenes.names])
         job.thresholds = thresholds_kept(thresholds, key, lambda: _learn(network, scenes, layers, half, progress))
@@ -152,37 +152,37 @@ def match_objects(
             part = todo.pop(name, [])  # a name may be listed twice
             if not part:
                 continue
-            scene = scenes[index]
-            with contextlib.closing(job.run(scene, part)) as results:  # takes its rules off whatever happens here
+            image = scenes[index]
+            with contextlib.closing(job.run(image, part)) as results:  # takes its rules off whatever happens here
                 for block, method, maps, found, seconds in results:
                     cosine, values = found["similarity"], [found[score].score for score in SCORES]
-                    ledger.add((name, block, method.name), (*values, len(cosine.pairs), seconds))
+                    store.add((name, block, method.name), (*values, len(cosine.pairs), seconds))
                     if watch is not None:
-                        watch(scene, block, method.name, maps, cosine)
+                        watch(image, block, method.name, maps, cosine)
                     bar.update()
     names = [method.name for method in chosen]
-    return Scores.of(ledger, scenes.names, list(layers), names, settings)
+    return Scores.of(store, scenes.names, list(layers), names, settings)
 
 
 def _asked(
     name: str,
-    ledger: Ledger,
+    store: ResultStore,
     methods: list[Method],
     blocks: list[int],
     wanted: Callable[[str, int, str], bool] | None,
 ) -> list[tuple[int, Method]]:
-    """Blocks and methods of a picture that are still to be computed."""
+    """Blocks and methods of an image that are still to be computed."""
     return [
         (block, method)
         for method in methods
         for block in blocks
         if not (method.make in DISSECTION and block < FIRST_DISSECTED)
-        and ((name, block, method.name) not in ledger or (wanted is not None and wanted(name, block, method.name)))
+        and ((name, block, method.name) not in store or (wanted is not None and wanted(name, block, method.name)))
     ]
 
 
 class _Job:
-    """How pictures are summarised."""
+    """How images are summarised."""
 
     def __init__(
         self,
@@ -199,27 +199,27 @@ class _Job:
         self.thresholds: dict[str, Tensor] = {}
 
     def run(
-        self, scene: Scene, todo: list[tuple[int, Method]]
+        self, image: VOCImage, todo: list[tuple[int, Method]]
     ) -> Generator[tuple[int, Method, Tensor, dict[str, Matching], float], None, None]:
         """Block, method, heatmaps, matchings by each score, and seconds of each result."""
-        x = self.network.prepare(scene.picture[None])
-        masks, valid = scene.masks(self.background)
+        x = self.network.prepare(image.pixels[None])
+        masks, valid = image.masks(self.background)
         start = time.perf_counter()
-        places = self._places(scene, x, {block for block, _ in todo})
+        contexts = self._contexts(image, x, {block for block, _ in todo})
         ahead = (time.perf_counter() - start) / len(todo)
         for block, method in todo:
-            if block not in places:  # nothing is left of the picture there
+            if block not in contexts:  # nothing is left of the image there
                 yield block, method, *self._nothing(x, masks), 0.0
         groups: dict[tuple[int | None, float | None], list[tuple[int, Method]]] = {}
         for block, method in todo:
-            if block in places:
+            if block in contexts:
                 groups.setdefault((method.flat, method.gamma), []).append((block, method))
         for (flat, gamma), part in groups.items():
-            with self._passes(x, flat, gamma, [block for block, _ in part]) as (probe, seconds):
+            with self._passes(x, flat, gamma, [block for block, _ in part]) as (forward, seconds):
                 made: dict[tuple[int, Any], tuple[Tensor, float]] = {}
                 for block, method in part:
                     if (block, method.make) not in made:  # others differ by the smoothing alone
-                        made[block, method.make] = _timed(places[block], method, probe)
+                        made[block, method.make] = _timed(contexts[block], method, forward)
                     raw, spent = made[block, method.make]
                     maps = smoothed(raw, method.smooth)
                     yield block, method, maps, _matched(maps, masks, valid), spent + ahead + seconds / len(part)
@@ -227,15 +227,15 @@ class _Job:
     @contextlib.contextmanager
     def _passes(
         self, x: Tensor, flat: int | None, gamma: float | None, blocks: list[int]
-    ) -> Iterator[tuple[Probe | None, float]]:
+    ) -> Iterator[tuple[SharedPass | None, float]]:
         """A forward pass with the rules, and its seconds; None if nothing is propagated."""
         if flat is None:
             yield None, 0.0
             return
         start = time.perf_counter()
         composite = self.rules(flat) if gamma is None else self.rules(flat, gamma=gamma)
-        with probing(self._model, [self.layers[block] for block in blocks], x, composite) as probe:
-            yield probe, time.perf_counter() - start
+        with shared_pass(self._model, [self.layers[block] for block in blocks], x, composite) as forward:
+            yield forward, time.perf_counter() - start
 
     @property
     def _model(self) -> nn.Module:
@@ -245,18 +245,18 @@ class _Job:
         maps = x.new_full((self.n_clusters, *x.shape[2:]), math.nan)
         return maps, _matched(maps, masks, masks.new_ones(x.shape[2:]))
 
-    def _places(self, scene: Scene, x: Tensor, blocks: set[int]) -> dict[int, Place]:
-        found, half = _reached(self._model, {block: self.layers[block] for block in blocks}, x), self.half[scene.name]
+    def _contexts(self, image: VOCImage, x: Tensor, blocks: set[int]) -> dict[int, LayerContext]:
+        found, half = _reached(self._model, {block: self.layers[block] for block in blocks}, x), self.half[image.name]
         thresholds = {name: self.thresholds.get(f"{half} {name}") for name in self.layers.values()}
         return {
-            block: Place(found[block], x, self._model, name, self.n_clusters, self.seed, thresholds[name])
+            block: LayerContext(found[block], x, self._model, name, self.n_clusters, self.seed, thresholds[name])
             for block, name in self.layers.items()
             if block in found
         }
 
 
 def _reached(model: nn.Module, layers: dict[int, str], x: Tensor) -> dict[int, Tensor]:
-    """Activations at the ends of blocks, (1, C, H', W') each, without blocks that a picture is too small for."""
+    """Activations at the ends of blocks, (1, C, H', W') each, without blocks that an image is too small for."""
     left = dict(sorted(layers.items()))
     while left:
         try:
@@ -268,14 +268,14 @@ def _reached(model: nn.Module, layers: dict[int, str], x: Tensor) -> dict[int, T
     return {}
 
 
-def _timed(place: Place, method: Method, probe: Probe | None) -> tuple[Tensor, float]:
-    """Heatmaps (K, H, W), and the seconds that they took with all they need; NaN for a picture without K clusters."""
+def _timed(context: LayerContext, method: Method, forward: SharedPass | None) -> tuple[Tensor, float]:
+    """Heatmaps (K, H, W), and the seconds that they took with all they need; NaN for an image without K clusters."""
     shared, start = 0.0, time.perf_counter()
     try:
-        shared, start = place.prepare(method.make), time.perf_counter()
-        maps = method.make(place) if probe is None else probe.pull(place.layer, method.make(place))
+        shared, start = context.prepare(method.make), time.perf_counter()
+        maps = method.make(context) if forward is None else forward.relevance(context.layer, method.make(context))
     except TooFewClustersError:
-        maps = place.x.new_full((place.n_clusters, *place.size), math.nan)
+        maps = context.x.new_full((context.n_clusters, *context.size), math.nan)
     return maps, shared + time.perf_counter() - start
 
 
@@ -287,16 +287,16 @@ def _matched(maps: Tensor, masks: Tensor, valid: Tensor) -> dict[str, Matching]:
 
 
 def _learn(
-    network: Network, scenes: Scenes, layers: dict[int, str], half: dict[str, int], progress: bool
+    network: Network, scenes: VOCDataset, layers: dict[int, str], half: dict[str, int], progress: bool
 ) -> dict[str, Tensor]:
-    """Thresholds of the units of layers, as each half of the pictures takes them: from the other half.
+    """Thresholds of the units of layers, as each half of the images takes them: from the other half.
 
-    An empty picture of each size tells how many locations there will be. NaN where the other half has none.
+    An empty image of each size tells how many locations there will be. NaN where the other half has none.
     """
     from tqdm.auto import tqdm
 
     some = {block: name for block, name in layers.items() if block >= FIRST_DISSECTED}
-    places = {name: place for place, name in enumerate(scenes.names)}  # each picture counts once
+    places = {name: place for place, name in enumerate(scenes.names)}  # each image counts once
     shapes = scenes.shapes
     sizes = Counter((shapes[place], half[name]) for name, place in places.items())
     totals: Counter[tuple[int, int]] = Counter()
@@ -307,7 +307,7 @@ def _learn(
             units[block] = found.shape[1]
     quantiles = {key: TopQuantile(total, SHARE) for key, total in totals.items()}
     for name, place in tqdm(places.items(), desc="thresholds", unit="images", disable=not progress):
-        x = network.prepare(scenes[place].picture[None])
+        x = network.prepare(scenes[place].pixels[None])
         for block, found in _reached(network.model, some, x).items():
             quantiles[1 - half[name], block].add(found)
     return {

@@ -1,7 +1,7 @@
-"""K heatmaps that summarise a picture at a layer: clusters, feature maps, locations, and what propagation adds to them.
+"""K heatmaps that summarise an image at a layer: clusters, feature maps, locations, and what propagation adds to them.
 
-Each method is a function of a :class:`Place`. Some put out *seeds*, relevance of the layer's output (K, C, H', W') that
-rules then bring down to the pixels; others draw *maps* (K, H, W) at once.
+Each method is a function of a :class:`LayerContext`. Some return *seeds*, relevance of the layer's output
+(K, C, H', W'), which rules then propagate to the pixels; others return *maps* (K, H, W) at once.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from ...utils.model_state import evaluating
 from ...vision import Until, cluster_features
 from .network_dissection import segments, upsampled
 
-__all__ = ["MAPS", "SEEDS", "Method", "Place", "method_of"]
+__all__ = ["MAPS", "SEEDS", "Method", "LayerContext", "method_of"]
 
 
 @dataclass
-class Place:
-    """What a layer makes of one picture.
+class LayerContext:
+    """What a layer makes of one image.
 
     Parameters
     ----------
     activations : Tensor, shape (1, C, H', W')
     x : Tensor, shape (1, 3, H, W)
-        The picture as it enters the network.
+        The image as it enters the network.
     model : torch.nn.Module
     layer : str
     n_clusters : int
@@ -60,13 +60,13 @@ class Place:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the picture."""
+        """Height and width of the image."""
         height, width = self.x.shape[2:]
         return height, width
 
     @functools.cached_property
     def clusters(self) -> nn.Sequential:
-        """From activations to the evidence of the picture's own clusters: unit norm and head."""
+        """From activations to the evidence of the image's own clusters: unit norm and head."""
         chain = nn.Sequential(nn.Identity())
         return cluster_features(chain, "0", self.activations, self.n_clusters, random_state=self.seed)
 
@@ -77,7 +77,7 @@ class Place:
             evidence, relevance = attributor(self.activations)
         return evidence[0], relevance[0]
 
-    def prepare(self, make: Callable[[Place], Tensor]) -> float:
+    def prepare(self, make: Callable[[LayerContext], Tensor]) -> float:
         """Seconds that the clusters and their evidence take, if a summary needs them; they are found only once."""
         if make not in CLUSTERED:
             return 0.0
@@ -88,86 +88,86 @@ class Place:
         return self._spent
 
     def positive(self, x: Tensor) -> Tensor:
-        """Positive evidence (N, K) of pictures, summed over locations, as a function of the pixels."""
+        """Positive evidence (N, K) of images, summed over locations, as a function of the pixels."""
         evidence: Tensor = self.clusters(Until(self.model, self.layer)(x))
         return evidence.clamp(min=0).flatten(2).sum(2)
 
 
-def neon(place: Place) -> Tensor:
+def neon(context: LayerContext) -> Tensor:
     """Relevance of the layer for the positive evidence of each cluster."""
-    return place.explained[1]
+    return context.explained[1]
 
 
-def fm(place: Place) -> Tensor:
+def fm(context: LayerContext) -> Tensor:
     """Activations of the K feature maps with the largest maximum."""
-    found = place.activations[0]
-    seeds = found.new_zeros(place.n_clusters, *found.shape)
-    for k, unit in enumerate(found.flatten(1).amax(1).topk(min(place.n_clusters, len(found))).indices):
+    found = context.activations[0]
+    seeds = found.new_zeros(context.n_clusters, *found.shape)
+    for k, unit in enumerate(found.flatten(1).amax(1).topk(min(context.n_clusters, len(found))).indices):
         seeds[k, unit] = found[unit]
     return seeds
 
 
-def lo(place: Place) -> Tensor:
+def lo(context: LayerContext) -> Tensor:
     """Activations of the K locations with the largest one."""
-    found = place.activations[0]
+    found = context.activations[0]
     rows = found.flatten(1)
-    seeds = rows.new_zeros(place.n_clusters, *rows.shape)
-    for k, location in enumerate(rows.amax(0).topk(min(place.n_clusters, rows.shape[1])).indices):
+    seeds = rows.new_zeros(context.n_clusters, *rows.shape)
+    for k, location in enumerate(rows.amax(0).topk(min(context.n_clusters, rows.shape[1])).indices):
         seeds[k, :, location] = rows[:, location]
     return seeds.view(-1, *found.shape)
 
 
-def masks(place: Place) -> Tensor:
+def masks(context: LayerContext) -> Tensor:
     """Locations of each cluster, 1 or 0, upsampled: no propagation."""
-    assigned = place.explained[0].argmax(0)
-    return upsampled(one_hot(assigned, place.n_clusters).movedim(-1, 0).to(place.x), place.size)
+    assigned = context.explained[0].argmax(0)
+    return upsampled(one_hot(assigned, context.n_clusters).movedim(-1, 0).to(context.x), context.size)
 
 
-def evidence(place: Place) -> Tensor:
+def evidence(context: LayerContext) -> Tensor:
     """Positive evidence of each cluster, upsampled: no propagation."""
-    return upsampled(place.explained[0].clamp(min=0), place.size)
+    return upsampled(context.explained[0].clamp(min=0), context.size)
 
 
-def uniform(place: Place) -> Tensor:
+def uniform(context: LayerContext) -> Tensor:
     """Heatmaps that are the same everywhere: what S gives for nothing."""
-    return place.x.new_ones(place.n_clusters, *place.size)
+    return context.x.new_ones(context.n_clusters, *context.size)
 
 
-def noise(place: Place) -> Tensor:
+def noise(context: LayerContext) -> Tensor:
     """Heatmaps by chance, from 0 to 1 for each pixel: what matching alone makes of any heatmaps."""
-    content = zlib.crc32(place.layer.encode(), zlib.crc32(place.x.double().numpy().tobytes()))
-    random = torch.Generator().manual_seed(place.seed + content)  # others for each picture and layer
-    return torch.rand(place.n_clusters, *place.size, generator=random, dtype=torch.float64).to(place.x)
+    content = zlib.crc32(context.layer.encode(), zlib.crc32(context.x.double().numpy().tobytes()))
+    random = torch.Generator().manual_seed(context.seed + content)  # others for each image and layer
+    return torch.rand(context.n_clusters, *context.size, generator=random, dtype=torch.float64).to(context.x)
 
 
-def netdissect1(place: Place) -> Tensor:
+def netdissect1(context: LayerContext) -> Tensor:
     """Thresholded maps of the units that exceed their threshold most."""
-    return _segments(place, None)
+    return _segments(context, None)
 
 
-def netdissect2(place: Place) -> Tensor:
+def netdissect2(context: LayerContext) -> Tensor:
     """Centroids of the thresholded maps of all units."""
-    return _segments(place, place.seed)
+    return _segments(context, context.seed)
 
 
-def gradient_x_input(place: Place) -> Tensor:
+def gradient_x_input(context: LayerContext) -> Tensor:
     """Captum's gradient x input of the positive evidence."""
     from captum.attr import InputXGradient
 
-    return _captum(place, InputXGradient(place.positive))
+    return _captum(context, InputXGradient(context.positive))
 
 
-def ig(place: Place) -> Tensor:
+def ig(context: LayerContext) -> Tensor:
     """Captum's integrated gradients of the positive evidence, from the mean colour."""
     from captum.attr import IntegratedGradients
 
-    return _captum(place, IntegratedGradients(place.positive), n_steps=place.steps, internal_batch_size=1)
+    return _captum(context, IntegratedGradients(context.positive), n_steps=context.steps, internal_batch_size=1)
 
 
 #: Methods that need rules to come down to the pixels.
-SEEDS: dict[str, Callable[[Place], Tensor]] = {"neon": neon, "fm": fm, "lo": lo}
+SEEDS: dict[str, Callable[[LayerContext], Tensor]] = {"neon": neon, "fm": fm, "lo": lo}
 #: Methods that draw maps at once.
-MAPS: dict[str, Callable[[Place], Tensor]] = {
+MAPS: dict[str, Callable[[LayerContext], Tensor]] = {
     "masks": masks,
     "evidence": evidence,
     "uniform": uniform,
@@ -177,7 +177,7 @@ MAPS: dict[str, Callable[[Place], Tensor]] = {
     "gradient_x_input": gradient_x_input,
     "ig": ig,
 }
-#: Methods that need the picture's own clusters.
+#: Methods that need the image's own clusters.
 CLUSTERED = (neon, masks, evidence, gradient_x_input, ig)
 #: Methods of network dissection, and the first block in which they are affordable (footnote 3, paper 1).
 DISSECTION, FIRST_DISSECTED = (netdissect1, netdissect2), 3
@@ -192,7 +192,7 @@ class Method:
     name : str
         As it was asked for.
     make : callable
-        From a place to seeds or maps.
+        From a context to seeds or maps.
     flat : int or None
         Blocks with the flat rule on the way down; None if nothing is propagated.
     gamma : float or None
@@ -202,7 +202,7 @@ class Method:
     """
 
     name: str
-    make: Callable[[Place], Tensor]
+    make: Callable[[LayerContext], Tensor]
     flat: int | None
     gamma: float | None
     smooth: float
@@ -232,19 +232,19 @@ def method_of(name: str) -> Method:
     return Method(name, SEEDS[found[1]], int(found[2] or 0), gamma, smooth)
 
 
-def _segments(place: Place, seed: int | None) -> Tensor:
-    if place.thresholds is None:
+def _segments(context: LayerContext, seed: int | None) -> Tensor:
+    if context.thresholds is None:
         raise ValueError("network dissection needs the thresholds of the layer's units")
-    if bool(place.thresholds.isnan().any()):
-        raise TooFewClustersError("thresholds of units need more locations, in more or larger pictures")
-    return segments(place.activations[0], place.thresholds, place.n_clusters, place.size, seed)
+    if bool(context.thresholds.isnan().any()):
+        raise TooFewClustersError("thresholds of units need more locations, in more or larger images")
+    return segments(context.activations[0], context.thresholds, context.n_clusters, context.size, seed)
 
 
-def _captum(place: Place, method: Any, **options: Any) -> Tensor:
+def _captum(context: LayerContext, method: Any, **options: Any) -> Tensor:
     """Attribution of each cluster in turn, summed over colours."""
-    with evaluating(place.model), torch.enable_grad():
+    with evaluating(context.model), torch.enable_grad():
         maps = [
-            method.attribute(place.x.detach().clone().requires_grad_(), target=k, **options)[0].sum(0)
-            for k in range(place.n_clusters)
+            method.attribute(context.x.detach().clone().requires_grad_(), target=k, **options)[0].sum(0)
+            for k in range(context.n_clusters)
         ]
     return torch.stack(maps).detach()

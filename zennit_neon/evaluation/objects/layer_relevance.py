@@ -1,4 +1,4 @@
-"""One forward pass of a picture, from which relevance of any of its layers comes down to the pixels."""
+"""One forward pass of an image, from which relevance of any of its layers comes down to the pixels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ...caching.rules import UnknownRuleError, sharing
 from ...network import outputs_of
 from ...utils.model_state import Snapshot, evaluating
 
-__all__ = ["Probe", "activations_of", "probing"]
+__all__ = ["SharedPass", "activations_of", "shared_pass"]
 
 
-class Probe:
-    """Layers of a network in a forward pass under a composite, as :func:`probing` gives it.
+class SharedPass:
+    """Layers of a network in a forward pass under a composite, as :func:`shared_pass` gives it.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Probe:
     def __init__(self, x: Tensor, outputs: dict[str, Tensor]):
         self.x, self.outputs = x, outputs
 
-    def pull(self, layer: str, seeds: Tensor) -> Tensor:
+    def relevance(self, layer: str, seeds: Tensor) -> Tensor:
         """Bring relevance of a layer's output to the pixels.
 
         Parameters
@@ -53,8 +53,8 @@ class Probe:
 
 
 @contextlib.contextmanager
-def probing(model: nn.Module, layers: Sequence[str], x: Tensor, composite: Composite) -> Iterator[Probe]:
-    """Run a picture through a network once; within the context, relevance of its layers can be computed repeatedly.
+def shared_pass(model: nn.Module, layers: Sequence[str], x: Tensor, composite: Composite) -> Iterator[SharedPass]:
+    """Run an image through a network once; within the context, relevance of its layers can be computed repeatedly.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def probing(model: nn.Module, layers: Sequence[str], x: Tensor, composite: Compo
     with evaluating(model), torch.enable_grad(), _registered(model, composite):
         try:
             with sharing(model, composite):
-                yield Probe(x, outputs_of(model, layers, x))
+                yield SharedPass(x, outputs_of(model, layers, x))
         except UnknownRuleError as error:
             raise ValueError(f"passes cannot be shared with this composite, as {error}") from error
 

@@ -16,7 +16,7 @@ __all__ = ["TopQuantile", "halves", "segments", "thresholds_kept", "upsampled"]
 
 
 class TopQuantile:
-    """The threshold that a given share of a unit's activations exceeds, exact, over many pictures.
+    """The threshold that a given share of a unit's activations exceeds, exact, over many images.
 
     Keeps the largest activations of each unit only, so memory grows with that share.
 
@@ -36,7 +36,7 @@ class TopQuantile:
         self._largest: Tensor | None = None
 
     def add(self, activations: Tensor) -> None:
-        """Take the activations (1, C, H', W') of one picture."""
+        """Take the activations (1, C, H', W') of one image."""
         rows = activations[0].flatten(1)
         self._seen += rows.shape[1]
         largest = rows if self._largest is None else torch.cat([self._largest, rows], 1)
@@ -55,7 +55,7 @@ class TopQuantile:
 
 
 def halves(names: Sequence[str], random_state: int = 0) -> dict[str, int]:
-    """Half of the pictures by name, 0 or 1: each half is scored with thresholds that the other one has.
+    """Half of the images by name, 0 or 1: each half is scored with thresholds that the other one has.
 
     The halves depend on the names and the seed alone, neither on their order nor on how often a name is there.
 
@@ -71,14 +71,14 @@ def halves(names: Sequence[str], random_state: int = 0) -> dict[str, int]:
 
 
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (K, H', W') at the size of the picture, bilinearly."""
+    """Maps (K, H', W') at the size of the image, bilinearly."""
     return interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def segments(
     activations: Tensor, thresholds: Tensor, n_segments: int, size: tuple[int, int], seed: int | None
 ) -> Tensor:
-    """The segments that represent a picture best.
+    """The segments that represent an image best.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def segments(
     thresholds : Tensor, shape (C,)
     n_segments : int
     size : (int, int)
-        Of the picture.
+        Of the image.
     seed : int, optional
         Of k-means: centroids of the maps of all units that exceed their threshold anywhere (NetDissect2). If not given,
         the maps of the units that exceed it by the largest factor (NetDissect1).

@@ -1,4 +1,4 @@
-"""A picture, its heatmaps, and the masks of the objects that they match (Fig. 8, top, paper 1)."""
+"""An image, its heatmaps, and the masks of the objects that they match (Fig. 8, top, paper 1)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ...picture import colors
+from ...images import colors
 from ...utils.arrays import Array
+from ...utils.deprecation import renamed
 from ..matching import BORDER, Matching
-from .voc import Scene
+from .voc import VOCImage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["panels"]
+__all__ = ["plot_heatmaps"]
 
 #: Colours of objects: Okabe and Ito's, which colour-blind readers tell apart; black is the background.
 OBJECTS = np.array(
@@ -23,20 +24,20 @@ OBJECTS = np.array(
 )
 
 
-def panels(
-    scene: Scene, heatmaps: Tensor, matching: Matching, masks: Tensor, cmap: Any = "bwr"
+def plot_heatmaps(
+    image: VOCImage, heatmaps: Tensor, matching: Matching, masks: Tensor, cmap: Any = "bwr"
 ) -> tuple[Figure, Array]:
-    """Draw a picture and its segmentation, and each heatmap above the mask that it is matched with.
+    """Draw an image and its segmentation, and each heatmap above the mask that it is matched with.
 
     Parameters
     ----------
-    scene : Scene
+    image : VOCImage
     heatmaps : Tensor, shape (K, H, W)
     matching : Matching
         Of the heatmaps with the masks.
     masks : Tensor of bool, shape (M, H, W)
     cmap
-        As for :func:`zennit_neon.picture.colors`.
+        As for :func:`zennit_neon.images.colors`.
 
     Returns
     -------
@@ -48,9 +49,9 @@ def panels(
     height, width = heatmaps.shape[1:]
     size = 2.2 * np.array([1 + len(columns), 2 * height / width])
     figure, axes = pyplot.subplots(2, 1 + len(columns), figsize=size, layout="constrained", squeeze=False)
-    painted = colors(heatmaps.nan_to_num(), cmap, "robust")  # a picture without clusters has none
-    _draw(axes[0, 0], scene.picture.movedim(0, -1).numpy(), scene.name)
-    _draw(axes[1, 0], _segmentation(scene.labels), f"S = {matching.score:.2f}" if matching.pairs else "nothing matched")
+    painted = colors(heatmaps.nan_to_num(), cmap, "robust")  # an image without clusters has none
+    _draw(axes[0, 0], image.pixels.movedim(0, -1).numpy(), image.name)
+    _draw(axes[1, 0], _segmentation(image.labels), f"S = {matching.score:.2f}" if matching.pairs else "nothing matched")
     for (top, bottom), (k, m) in zip(axes.T[1:], columns, strict=True):
         if k is None:
             top.set_axis_off()
@@ -82,3 +83,6 @@ def _draw(ax: Any, image: Array, title: str) -> None:
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, parse_math=False, fontsize="medium")
+
+
+__getattr__ = renamed(__name__, {"panels": "zennit_neon.evaluation.objects.plot.plot_heatmaps"})

@@ -9,10 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Ledger"]
+__all__ = ["ResultStore"]
 
 
-class Ledger:
+class ResultStore:
     """Results with the settings they were made with, one line each, written as soon as they are there.
 
     Parameters

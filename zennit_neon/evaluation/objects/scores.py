@@ -1,4 +1,4 @@
-"""What a comparison with masks found: the scores of each picture, block and method."""
+"""What a comparison with masks found: the scores of each image, block and method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from ...utils.arrays import Array
 from ..matching import Interval, interval
 from .heatmap_scores import SCORES, TITLES
-from .result_store import Ledger
+from .result_store import ResultStore
 
 if TYPE_CHECKING:
     import pandas
@@ -51,7 +51,7 @@ class Scores:
     @classmethod
     def of(
         cls,
-        ledger: Ledger,
+        store: ResultStore,
         images: Sequence[str],
         blocks: Sequence[int],
         methods: Sequence[str],
@@ -64,7 +64,7 @@ class Scores:
             return np.array(
                 [
                     [
-                        [ledger.rows.get((image, str(block), method), missing)[name] for image in images]
+                        [store.rows.get((image, str(block), method), missing)[name] for image in images]
                         for block in blocks
                     ]
                     for method in methods
@@ -84,7 +84,7 @@ class Scores:
         ----------
         kind : str
             ``similarity``, ``correlation`` or ``average_precision``, as the functions of these names define them. Each
-            picture's heatmaps are matched with its masks by that score.
+            image's heatmaps are matched with its masks by that score.
 
         Raises
         ------
@@ -100,19 +100,19 @@ class Scores:
         return f"Scores(methods={self.methods}, blocks={self.blocks}, images={len(self.images)})"
 
     def score(self, method: str, block: int, resamples: int = 0) -> Interval:
-        """Mean score of a method at a block over pictures, with its 95 % interval.
+        """Mean score of a method at a block over images, with its 95 % interval.
 
         Parameters
         ----------
         method : str
         block : int
         resamples : int
-            Of the bootstrap over pictures; 0 for Student's t (:func:`~zennit_neon.evaluation.interval`).
+            Of the bootstrap over images; 0 for Student's t (:func:`~zennit_neon.evaluation.interval`).
         """
         return interval(_known(self._of(method, block)).tolist(), resamples)
 
     def difference(self, method: str, other: str, block: int, resamples: int = 0) -> Interval:
-        """Mean difference of two methods over pictures, which are paired, with its 95 % interval.
+        """Mean difference of two methods over images, which are paired, with its 95 % interval.
 
         Parameters
         ----------
@@ -125,17 +125,17 @@ class Scores:
 
     @property
     def table(self) -> pandas.DataFrame:
-        """Mean score over pictures: index ``method``, a column for each block."""
+        """Mean score over images: index ``method``, a column for each block."""
         return self._means(self.values)
 
     @property
     def time(self) -> pandas.DataFrame:
-        """Median seconds for a picture and block: index ``method``, a column for each block."""
+        """Median seconds for an image and block: index ``method``, a column for each block."""
         return self._means(self.seconds, np.nanmedian)
 
     @property
     def missing(self) -> list[str]:
-        """Pictures without any score."""
+        """Images without any score."""
         return [
             name
             for name, values in zip(self.images, self.values.transpose(2, 0, 1), strict=True)
@@ -143,7 +143,7 @@ class Scores:
         ]
 
     def text(self, reference: str | None = None, resamples: int = 0) -> str:
-        """The table with intervals, for a terminal or a page, and how many pictures count where not all of them do.
+        """The table with intervals, for a terminal or a page, and how many images count where not all of them do.
 
         Parameters
         ----------
@@ -173,12 +173,12 @@ class Scores:
         return f"{interval(known.tolist(), resamples)}{'' if known.size == scored else f' (n={known.size})'}"
 
     def part(self, images: Sequence[str]) -> Scores:
-        """The same for some of the pictures.
+        """The same for some of the images.
 
         Raises
         ------
         ValueError
-            If a picture is not among them.
+            If an image is not among them.
         """
         unknown = sorted(set(images) - set(self.images))
         if unknown:
@@ -235,13 +235,13 @@ class Scores:
             )
         ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         ax.set_xticks(range(len(self.blocks)), [f"block {block}" for block in self.blocks])
-        ax.set_ylabel(f"{TITLES[self.kind]} with masks, {len(self.images)} pictures")
+        ax.set_ylabel(f"{TITLES[self.kind]} with masks, {len(self.images)} images")
         if ax.containers:
             ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         return figure, ax
 
     def _of(self, method: str, block: int) -> Array:
-        """The score of each picture."""
+        """The score of each image."""
         if block not in self.blocks:
             raise ValueError(f"block must be among {self.blocks}, got {block!r}")
         found: Array = self.values[self._row(method), self.blocks.index(block)]

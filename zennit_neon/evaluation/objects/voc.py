@@ -1,4 +1,4 @@
-"""Pictures of PASCAL VOC with the masks of their objects, as torchvision reads them."""
+"""Images of PASCAL VOC with the masks of their objects, as torchvision reads them."""
 
 from __future__ import annotations
 
@@ -12,41 +12,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...picture import read_image
+from ...images import read_image
 from ...utils.validation import check_int
 from ..matching import masks_of
 
-__all__ = ["Scene", "Scenes"]
+__all__ = ["VOCDataset", "VOCImage"]
 
 
-#: The tag of EXIF that tells how a picture is to be turned; 1 means not at all.
+#: The tag of EXIF that tells how an image is to be turned; 1 means not at all.
 ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """A picture and its segmentation.
+class VOCImage:
+    """An image and its segmentation.
 
     Attributes
     ----------
     name : str
-    picture : Tensor, shape (3, H, W)
+    pixels : Tensor, shape (3, H, W)
         In [0, 1].
     labels : Tensor of uint8, shape (H, W)
         Classes or objects; 0 for the background, 255 for borders.
     """
 
     name: str
-    picture: Tensor
+    pixels: Tensor
     labels: Tensor
+
+    @property
+    def picture(self) -> Tensor:
+        """The former name of ``pixels``."""
+        return self.pixels
 
     def masks(self, background: bool = True) -> tuple[Tensor, Tensor]:
         """Masks (M, H, W) and the pixels that count, as :func:`~zennit_neon.evaluation.masks_of` gives them."""
         return masks_of(self.labels, background)
 
 
-class Scenes:
-    """The segmented pictures of PASCAL VOC, read one at a time.
+class VOCDataset:
+    """The segmented images of PASCAL VOC, read one at a time.
 
     Parameters
     ----------
@@ -60,15 +65,15 @@ class Scenes:
     objects : bool
         A mask for each object (``SegmentationObject``); otherwise one for each class.
     size : int or (int, int), optional
-        Height and width to which pictures are stretched, masks by the nearest pixel, so that labels do not mix. Their
+        Height and width to which images are stretched, masks by the nearest pixel, so that labels do not mix. Their
         own if not given.
     limit : int, optional
-        Only so many of the first pictures.
+        Only so many of the first images.
 
     Raises
     ------
     ValueError
-        If there is no such data set, or a picture and its masks do not fit.
+        If there is no such data set, or an image and its masks do not fit.
     """
 
     def __init__(
@@ -100,7 +105,7 @@ class Scenes:
             masks = [path.parents[1] / "SegmentationObject" / path.name for path in masks]
         self.pairs = list(zip((Path(path) for path in found.images), masks, strict=True))[:limit]
         if not self.pairs:
-            raise ValueError(f"VOC {year} ({image_set}) in {base} lists no picture")
+            raise ValueError(f"VOC {year} ({image_set}) in {base} lists no image")
         self.year, self.image_set, self.objects, self.size = year, image_set, objects, size
 
     def __len__(self) -> int:
@@ -108,12 +113,12 @@ class Scenes:
 
     @property
     def names(self) -> list[str]:
-        """Names of the pictures."""
-        return [picture.stem for picture, _ in self.pairs]
+        """Names of the images."""
+        return [path.stem for path, _ in self.pairs]
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """Height and width of each picture as it is read."""
+        """Height and width of each image as it is read."""
         if self.size is not None:
             pair = (self.size, self.size) if isinstance(self.size, int) else self.size
             return [pair] * len(self)
@@ -125,14 +130,14 @@ class Scenes:
                 shapes.append(opened.size[::-1])
         return shapes
 
-    def __getitem__(self, index: int) -> Scene:
+    def __getitem__(self, index: int) -> VOCImage:
         path, segmentation = self.pairs[index]
-        picture = read_image(path, self.size)
-        return Scene(
-            path.stem, picture, _labels(segmentation, path, (picture.shape[1], picture.shape[2]), self.size is None)
+        pixels = read_image(path, self.size)
+        return VOCImage(
+            path.stem, pixels, _labels(segmentation, path, (pixels.shape[1], pixels.shape[2]), self.size is None)
         )
 
-    def __iter__(self) -> Iterator[Scene]:
+    def __iter__(self) -> Iterator[VOCImage]:
         return (self[index] for index in range(len(self)))
 
 
@@ -156,23 +161,23 @@ def _base(root: Path, year: str) -> Path:
     raise ValueError(f"root must be a folder with {'/'.join(devkit)} in it, or that, or its VOC{year}, got {root}")
 
 
-def _labels(path: Path, picture: Path, shape: tuple[int, int], own: bool) -> Tensor:
-    """Labels (H, W) of a palette picture, at the size of the picture."""
+def _labels(path: Path, image: Path, shape: tuple[int, int], own: bool) -> Tensor:
+    """Labels (H, W) of a palette image, at the size of the image."""
     from PIL import Image
 
     if not path.is_file():
-        raise ValueError(f"the masks of {picture.name} are missing: {path}")
+        raise ValueError(f"the masks of {image.name} are missing: {path}")
     try:
         with Image.open(path) as opened:
             labels: Any = opened.copy()
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if labels.mode not in ("P", "L"):
-        raise ValueError(f"{path} must be a picture with a palette, got mode {labels.mode}")
-    with Image.open(picture) as original:
+        raise ValueError(f"{path} must be an image with a palette, got mode {labels.mode}")
+    with Image.open(image) as original:
         if original.getexif().get(ORIENTATION, 1) != 1:
-            raise ValueError(f"{picture} is to be turned when it is shown (EXIF), but its masks are not")
+            raise ValueError(f"{image} is to be turned when it is shown (EXIF), but its masks are not")
         if labels.size != original.size:
-            raise ValueError(f"{path} has {labels.size} pixels, but its picture has {original.size}")
+            raise ValueError(f"{path} has {labels.size} pixels, but its image has {original.size}")
     resized = labels if own else labels.resize(shape[::-1], Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(resized, dtype=np.uint8))

@@ -1,7 +1,7 @@
-"""Heat maps in colour, alone or over a picture.
+"""Heat maps in colour, alone or over an image.
 
 A colour map is the name of one of zennit's or of matplotlib's (zennit's wins), source code in zennit's colour-map
-language such as ``"00f,80:fff,f00"``, or a matplotlib ``Colormap``. Pictures in colour are arrays (..., H, W, 3) of
+language such as ``"00f,80:fff,f00"``, or a matplotlib ``Colormap``. Images in colour are arrays (..., H, W, 3) of
 uint8.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     pass
 
 
-__all__ = ["as_maps", "as_picture", "check_same_size", "colors", "overlay"]
+__all__ = ["as_maps", "as_image", "check_same_size", "colors", "overlay"]
 
 #: Share of the pixels of a map that a robust limit leaves within its colours.
 ROBUST = 0.995
@@ -59,7 +59,7 @@ def colors(values: Array | Tensor, cmap: Any = "bwr", limit: Any = None) -> Arra
 def overlay(
     image: Array | Tensor, relevance: Array | Tensor, cmap: Any = "bwr", limit: Any = None, strength: float = 0.7
 ) -> Array:
-    r"""Colours of relevance over a light grey picture; they cover it by ``strength`` :math:`\sqrt{|R| / limit}`.
+    r"""Colours of relevance over a light grey image; they cover it by ``strength`` :math:`\sqrt{|R| / limit}`.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def overlay(
     cmap, limit
         As for :func:`colors`.
     strength : float
-        How much of the picture a pixel of relevance ``limit`` hides: 0 nothing, 1 all.
+        How much of the image a pixel of relevance ``limit`` hides: 0 nothing, 1 all.
 
     Returns
     -------
@@ -80,13 +80,13 @@ def overlay(
     TypeError, ValueError
         As for :func:`colors`, and if image and relevance differ in size, or a number is out of range.
     """
-    picture, maps = as_picture(image), as_maps(relevance, "relevance")
-    check_same_size(picture, maps)
+    image, maps = as_image(image), as_maps(relevance, "relevance")
+    check_same_size(image, maps)
     if not 0 <= strength < np.inf:
         raise ValueError(f"strength must be a number of at least 0, got {strength}")
     scaled = _scaled(maps, limit)
     cover = np.minimum(strength * np.sqrt(np.abs(scaled)), 1)[..., None]
-    grey = 255 * (0.25 + 0.75 * np.tensordot(GREY, picture, 1))[..., None]
+    grey = 255 * (0.25 + 0.75 * np.tensordot(GREY, image, 1))[..., None]
     mixed: Array = np.rint((1 - cover) * grey + cover * _paint(scaled, cmap)).astype(np.uint8)
     return mixed
 
@@ -109,7 +109,7 @@ def as_maps(values: Any, name: str) -> Array:
     return array
 
 
-def as_picture(image: Any) -> Array:
+def as_image(image: Any) -> Array:
     """RGB (3, H, W) in [0, 1]."""
     array = _numbers(image, "image")
     if array.ndim != 3 or len(array) != 3 or not array.size:
@@ -119,10 +119,10 @@ def as_picture(image: Any) -> Array:
     return array.clip(0, 1)
 
 
-def check_same_size(picture: Array, maps: Array) -> None:
-    """``ValueError`` unless maps have the height and the width of a picture."""
-    if picture.shape[-2:] != maps.shape[-2:]:
-        raise ValueError(f"image and relevance must have the same size, got {picture.shape} and {maps.shape}")
+def check_same_size(image: Array, maps: Array) -> None:
+    """``ValueError`` unless maps have the height and the width of an image."""
+    if image.shape[-2:] != maps.shape[-2:]:
+        raise ValueError(f"image and relevance must have the same size, got {image.shape} and {maps.shape}")
 
 
 def _scaled(maps: Array, limit: Any) -> Array:
@@ -163,7 +163,7 @@ def _paint(scaled: Array, cmap: Any) -> Array:
 def _palette(cmap: Any) -> Array:
     """256 colours (256, 3) of a colour map."""
     from zennit.cmap import ColorMap
-    from zennit.image import CMAPS  # names alone: its pictures need palettes that Pillow 13 refuses
+    from zennit.image import CMAPS  # names alone: its images need palettes that Pillow 13 refuses
 
     if isinstance(cmap, str) and cmap in CMAPS:
         cmap = CMAPS[cmap]

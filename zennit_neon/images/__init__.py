@@ -1,4 +1,4 @@
-"""Image files in, heat maps out: pictures as tensors, and relevance of pixels in colour."""
+"""Image files in, heat maps out: images as tensors, and relevance of pixels in colour."""
 
 from .color import colors, overlay
 from .files import read_image, save_image

@@ -1,4 +1,4 @@
-"""Heatmaps of several pictures and clusters, side by side."""
+"""Heatmaps of several images and clusters, side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 from ..utils.arrays import Array
-from .color import as_maps, as_picture, check_same_size, colors, overlay
+from .color import as_image, as_maps, check_same_size, colors, overlay
 from .files import is_whole
 
 __all__ = ["heatmaps"]
@@ -28,7 +28,7 @@ def heatmaps(
     columns: int | None = None,
     on_image: bool = False,
 ) -> tuple[Figure, Array]:
-    """Draw a picture and the relevance of its pixels, a map for each cluster, in a grid.
+    """Draw an image and the relevance of its pixels, a map for each cluster, in a grid.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def heatmaps(
     columns : int, optional
         Cells in a row; those that fill a grid twice as wide as high best if not given.
     on_image : bool
-        Colours over the grey picture, :func:`overlay`.
+        Colours over the grey image, :func:`overlay`.
 
     Returns
     -------
@@ -56,10 +56,10 @@ def heatmaps(
     """
     from matplotlib import pyplot
 
-    picture, maps = as_picture(image), _summed(relevance)
-    check_same_size(picture, maps)
+    image, maps = as_image(image), _summed(relevance)
+    check_same_size(image, maps)
     names = ["image", *_titles(titles, len(maps))]
-    painted = overlay(picture, maps, cmap, limit) if on_image else colors(maps, cmap, limit)
+    painted = overlay(image, maps, cmap, limit) if on_image else colors(maps, cmap, limit)
     height, width = maps.shape[1:]
     if columns is None:
         columns = _columns(len(names), height, width)
@@ -69,7 +69,7 @@ def heatmaps(
     figure, axes = pyplot.subplots(
         rows, columns, figsize=_inches(rows, columns, height, width), layout="constrained", squeeze=False
     )
-    for ax, name, cell in zip(axes.flat, names, [picture.transpose(1, 2, 0), *painted], strict=False):
+    for ax, name, cell in zip(axes.flat, names, [image.transpose(1, 2, 0), *painted], strict=False):
         ax.imshow(cell)
         ax.set(xticks=[], yticks=[])
         ax.set_title(name, parse_math=False, fontsize="medium")
@@ -107,7 +107,7 @@ def _columns(cells: int, height: int, width: int) -> int:
 
 
 def _inches(rows: int, columns: int, height: int, width: int) -> tuple[float, float]:
-    """Size of a figure with cells of about 2 by 2 inches in the shape of the picture, and a line above each."""
+    """Size of a figure with cells of about 2 by 2 inches in the shape of the image, and a line above each."""
     stretch = float(np.clip(width / height, 0.25, 4)) ** 0.5
     across, down = columns * 2 * stretch, rows * (2 / stretch + 0.3)
     fit = min(1.0, 40 / max(across, down))

@@ -1,4 +1,4 @@
-"""Pictures: files of every mode in, colours whose values are known out."""
+"""Images: files of every mode in, colours whose values are known out."""
 
 import struct
 import warnings
@@ -13,8 +13,8 @@ from PIL import Image
 from zennit.cmap import ColorMap
 from zennit.image import CMAPS
 
-from zennit_neon import picture
-from zennit_neon.picture import colors, heatmaps, overlay, read_image, save_image, smoothed
+from zennit_neon import images
+from zennit_neon.images import colors, heatmaps, overlay, read_image, save_image, smoothed
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -28,7 +28,7 @@ def no_warnings():
 
 @pytest.fixture
 def photo(rng):
-    """An RGB picture, 6 high and 9 wide."""
+    """An RGB image, 6 high and 9 wide."""
     return rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
@@ -88,7 +88,7 @@ def test_wrong_sizes_are_refused(tmp_path, photo, size, error, message):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stand_upright(tmp_path, photo, orientation):
+def test_images_stand_upright(tmp_path, photo, orientation):
     stored = {
         1: photo,
         2: photo[:, ::-1],
@@ -106,7 +106,7 @@ def test_pictures_stand_upright(tmp_path, photo, orientation):
 
 
 def _of_mode(mode):
-    """A picture of two pixels, and what they are on white."""
+    """An image of two pixels, and what they are on white."""
     if mode == "1":
         return Image.fromarray(np.array([[False, True]])), [(0, 0, 0), WHITE]
     if mode == "L":
@@ -191,15 +191,15 @@ def test_truncated_files_are_refused(tmp_path, rng, suffix):
     path = _saved(Image.fromarray(noise), tmp_path / f"half.{suffix}")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"cannot read .*half.{suffix} as a picture: "):
+    with pytest.raises(ValueError, match=f"cannot read .*half.{suffix} as an image: "):
         read_image(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
-def test_files_that_are_no_pictures_are_refused(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_files_that_are_no_images_are_refused(tmp_path, content):
     path = tmp_path / "text.png"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot read .*text.png as a picture: unknown format"):
+    with pytest.raises(ValueError, match=r"cannot read .*text.png as an image: unknown format"):
         read_image(path)
 
 
@@ -208,7 +208,7 @@ def test_bombs_are_refused(tmp_path):
     chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, b"IDAT")]
     path = tmp_path / "bomb.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    with pytest.raises(ValueError, match=r"cannot read .*bomb.png as a picture: .*decompression bomb"):
+    with pytest.raises(ValueError, match=r"cannot read .*bomb.png as an image: .*decompression bomb"):
         read_image(path)
 
 
@@ -312,7 +312,7 @@ def test_no_maps_have_no_colours():
         assert colors(np.ones((0, 2, 3)), limit=limit).shape == (0, 2, 3, 3)
 
 
-def test_without_relevance_one_sees_the_grey_picture(photo):
+def test_without_relevance_one_sees_the_grey_image(photo):
     image = torch.tensor(photo).permute(2, 0, 1) / 255
     seen = overlay(image, torch.zeros(6, 9))
     assert seen.dtype == np.uint8
@@ -322,7 +322,7 @@ def test_without_relevance_one_sees_the_grey_picture(photo):
     np.testing.assert_array_equal(overlay(image, torch.ones(6, 9), strength=0), seen)
 
 
-def test_strong_relevance_covers_the_picture():
+def test_strong_relevance_covers_the_image():
     image, relevance = np.zeros((3, 1, 3)), np.array([[-4.0, 1.0, 4.0]])
     np.testing.assert_array_equal(overlay(image, relevance, strength=1)[0, [0, 2]], [BLUE, RED])
     seen = overlay(image, relevance)[0]
@@ -404,7 +404,7 @@ def test_options_of_heat_maps(rng):
         (5, 40, 10, (1, 5)),
     ],
 )
-def test_the_grid_suits_the_picture(cells, height, width, grid):
+def test_the_grid_suits_the_image(cells, height, width, grid):
     figure, axes = heatmaps(np.zeros((3, height, width)), np.ones((cells - 1, height, width)))
     assert axes.shape == grid
     across, down = figure.get_size_inches()
@@ -443,7 +443,7 @@ def test_wrong_heat_maps_are_refused(relevance, keywords, error, message):
 
 
 @pytest.mark.parametrize("suffix", ["png", "PNG", "bmp", "tif", "jpg"])
-def test_pictures_come_back(tmp_path, photo, suffix):
+def test_images_come_back(tmp_path, photo, suffix):
     path = tmp_path / f"out.{suffix}"
     save_image(path, photo[:, ::-1])  # not contiguous
     read = _pixels(read_image(str(path)))
@@ -464,14 +464,14 @@ def test_pictures_come_back(tmp_path, photo, suffix):
         ("a", np.ones((4, 5, 3), np.uint8), ValueError, "path must end in"),
     ],
 )
-def test_wrong_pictures_are_not_written(tmp_path, name, rgb, error, message):
+def test_wrong_images_are_not_written(tmp_path, name, rgb, error, message):
     with pytest.raises(error, match=message):
         save_image(tmp_path / name, rgb)
     assert not list(tmp_path.iterdir())
 
 
 def test_public_names():
-    assert picture.__all__ == ["colors", "heatmaps", "overlay", "read_image", "save_image", "smoothed"]
+    assert images.__all__ == ["colors", "heatmaps", "overlay", "read_image", "save_image", "smoothed"]
 
 
 def _gaussian(count, pixels):

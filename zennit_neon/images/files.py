@@ -14,26 +14,26 @@ from ..utils.arrays import Array
 if TYPE_CHECKING:
     from os import PathLike
 
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PILImage
 
 
 __all__ = ["is_whole", "read_image", "save_image"]
 
-#: Pixels of a picture at most; Pillow reads no larger ones.
+#: Pixels of an image at most; Pillow reads no larger ones.
 MOST_PIXELS = 2**27
 
 
 def read_image(path: str | PathLike[str], size: int | tuple[int, int] | None = None) -> Tensor:
-    """Read a picture as RGB in [0, 1], upright as its EXIF orientation says.
+    """Read an image as RGB in [0, 1], upright as its EXIF orientation says.
 
     Transparent pixels are laid on white. 16 bits of grey keep their precision; other grey values of more than 8 bits
-    are taken as 0 to 255. The first picture of an animation is read.
+    are taken as 0 to 255. The first image of an animation is read.
 
     Parameters
     ----------
     path : str or path
     size : int or (int, int), optional
-        Height and width, one number for a square; the picture is stretched to it. Its own size if not given.
+        Height and width, one number for a square; the image is stretched to it. Its own size if not given.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def read_image(path: str | PathLike[str], size: int | tuple[int, int] | None = N
     FileNotFoundError, IsADirectoryError
         If there is no such file.
     ValueError
-        If the file is not a whole picture or far too large a one, its grey values are out of range, or ``size`` < 1.
+        If the file is not a whole image or far too large a one, its grey values are out of range, or ``size`` < 1.
     TypeError
         If ``path`` is no path, or ``size`` is not made of whole numbers.
     """
@@ -52,15 +52,15 @@ def read_image(path: str | PathLike[str], size: int | tuple[int, int] | None = N
 
     target, path = _target(size), _path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"path must be a picture, got the folder {path}")
+        raise IsADirectoryError(f"path must be an image, got the folder {path}")
     with path.open("rb") as file:
         try:
             with Image.open(file) as opened:
-                kind, picture = opened.format, ImageOps.exif_transpose(opened)
+                kind, image = opened.format, ImageOps.exif_transpose(opened)
         except Exception as error:  # decoders raise nearly anything on broken files
             reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise ValueError(f"cannot read {path} as a picture: {reason}") from error
-    flat = _deep(picture, kind, path) if picture.mode[0] in "IF" else _rgb(picture)
+            raise ValueError(f"cannot read {path} as an image: {reason}") from error
+    flat = _deep(image, kind, path) if image.mode[0] in "IF" else _rgb(image)
     if target is not None:
         flat = flat.resize(target[::-1], Image.Resampling.BILINEAR)
     values = np.array(flat, dtype=np.float32).reshape(flat.height, flat.width, -1).transpose(2, 0, 1) / 255
@@ -68,7 +68,7 @@ def read_image(path: str | PathLike[str], size: int | tuple[int, int] | None = N
 
 
 def save_image(path: str | PathLike[str], rgb: Array) -> None:
-    """Write a picture in the format that the suffix of the path names.
+    """Write an image in the format that the suffix of the path names.
 
     Parameters
     ----------
@@ -121,23 +121,23 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _rgb(picture: Picture) -> Picture:
+def _rgb(image: PILImage) -> PILImage:
     """8 bits of red, green and blue; white shines through."""
     from PIL import Image
 
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return picture.convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
 
 
-def _deep(picture: Picture, kind: str | None, path: Path) -> Picture:
+def _deep(image: PILImage, kind: str | None, path: Path) -> PILImage:
     """Grey of more than 8 bits as floats from 0 to 255."""
     from PIL import Image
 
-    values: Array = np.asarray(picture, dtype=np.float32)
+    values: Array = np.asarray(image, dtype=np.float32)
     # 16 bits in these files come as "I" from some or all versions of Pillow
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in ("PNG", "PPM")):
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         return Image.fromarray(values / np.float32(257))
     if not ((values >= 0) & (values <= 255)).all():  # nor may any be NaN
         raise ValueError(f"{path}: grey values must be from 0 to 255, got {values.min():g} to {values.max():g}")
