@@ -25,7 +25,7 @@ ROWS = 1000
 #: Numbers of a sparse sample that may be made dense: some transformers treat sparse rows otherwise.
 DENSE = 2**24
 
-#: Share of rows that may go to another cluster by rounding before it is said.
+#: Share of rows that may change their cluster by rounding without a warning.
 MOST = 0.01
 
 #: Rounding errors that may add up in a prediction.

@@ -31,7 +31,7 @@ GRADIENTS = (zennit_rules.ReLUDeconvNet, zennit_rules.ReLUGuidedBackprop, zennit
 #: Nodes of autograd that only move signals.
 HARMLESS = ROUTES | {"accumulate_grad", "copy_slices", "as_strided", "to_copy", "unsafe_view", "reshape_alias"}
 
-#: Relevance that a gate may lose, as a share of what arrives there, before it is said.
+#: Relevance that a gate may lose, as a share of what arrives there, without a warning.
 LOST = 1e-3
 
 #: Sentences, by kind, about modules and the functions that they use.

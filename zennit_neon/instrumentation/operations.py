@@ -80,7 +80,7 @@ WRITES = _names(
     select_scatter diagonal_scatter nan_to_num copy
     """
 )
-#: Drawn at random, always or if told that it is training.
+#: Random functions: always, or in training mode.
 DRAWS = _names(
     """
     rand rand_like randn randn_like randint randint_like randperm bernoulli multinomial normal poisson uniform
@@ -170,7 +170,7 @@ def draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def node_name(node: Any) -> str:
-    """Name of the function that a node of autograd belongs to, as far as it can be told."""
+    """Name of the function that a node of autograd belongs to, as far as it is known."""
     name = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
@@ -250,7 +250,7 @@ def before_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], signals:
 
 
 def gated(before: Tensor, out: Any) -> Tensor | None:
-    """Where a function like ReLU has switched its input off; None where that is nowhere, or cannot be told."""
+    """Where a function like ReLU has switched its input off; None if nowhere, or if unknown."""
     if not isinstance(out, Tensor):
         return None
     try:

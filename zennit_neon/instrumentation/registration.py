@@ -135,7 +135,7 @@ def _probes(module: nn.Module) -> list[Tensor]:
 
 
 def _spreads(module: nn.Module, x: Tensor) -> bool | None:
-    """Whether some outputs change with inputs in other places; None if that cannot be told."""
+    """Whether some outputs change with inputs in other places; None if that is unknown."""
     changed = (torch.arange(x.numel(), device=x.device) * 7 % 3 == 0).view(x.shape)
     other = torch.where(changed, 10 * x.flip(0) + 0.5, x)
     try:
