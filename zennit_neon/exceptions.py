@@ -22,11 +22,11 @@ __all__ = [
 
 
 class NeonError(ValueError):
-    """What can go wrong with sound arguments: the base class of the errors below."""
+    """Base class of the errors below, which valid arguments may cause."""
 
 
 class InexactError(NeonError):
-    """A clustering, or a step before it, that no network of ours equals; its labels can still be explained."""
+    """No network equals this clustering, or a step before it. Its labels can still be explained."""
 
 
 class PrecisionError(NeonError):
@@ -72,7 +72,7 @@ class PrecisionError(NeonError):
 
 
 class DisagreementError(NeonError):
-    """An explanation would be that of other clusters than the estimator predicts."""
+    """The network assigns points to other clusters than the estimator predicts."""
 
 
 class NoElbowError(NeonError):
@@ -96,7 +96,7 @@ class NoElbowError(NeonError):
 
 
 class TooFewClustersError(NeonError):
-    """There are fewer different features than clusters were asked for."""
+    """There are fewer different feature vectors than clusters."""
 
 
 class TooSmallError(NeonError):

@@ -54,7 +54,7 @@ class Network:
 
     @property
     def digest(self) -> str:
-        """A few letters that tell weights and normalisations apart."""
+        """A short hash of the weights and the normalisation."""
         found = zlib.crc32(repr((self.mean, self.std)).encode())
         for name, value in self.model.state_dict().items():
             found = zlib.crc32(name.encode(), found)

@@ -50,8 +50,8 @@ def point(explanation: Explanation, index: int, ax: Axes | None = None, max_feat
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure if not given.
     max_features : int
-        Features with a bar of their own, those with the largest absolute relevance; if there is more than one other,
-        they share the last bar.
+        Number of features with their own bar: those with the largest absolute relevance. Two or more others share
+        the last bar.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def plane(
     in the plane), grey points are noise,
     contours are :math:`f_c` of ``cluster`` with :math:`f_c = 0` in bold. An arrow is the relevance
     :math:`(R_1, R_2)` of a point of ``cluster``: :math:`R_1` to the right and :math:`R_2` up, the longest as long as a
-    tenth of the axes is wide. It tells which feature matters, not where the point would have to go.
+    tenth of the axes is wide. It shows which feature matters, not in which direction the point would have to move.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def _regions(ax: Axes, x: Array, y: Array, region: Array, points: Array, cluster
 
 
 def _contours(ax: Axes, x: Array, y: Array, evidence: Array) -> None:
-    """Contour lines of evidence, its boundary in bold where it runs through the picture."""
+    """Contour lines of evidence, with the boundary in bold if it is in the picture."""
     lines = ax.contour(x, y, evidence, levels=12, colors="dimgrey", linewidths=0.7, zorder=1)
     ax.clabel(lines, [level for level in lines.levels if level != 0], fontsize="x-small")
     if evidence.min() < 0 < evidence.max():

@@ -26,7 +26,7 @@ from ..utils.model_state import exact, unwrapped
 
 __all__ = ["Session", "has_neon", "plain_session", "session", "total"]
 
-#: Shares of the evidence that arrive at the input, in total, between which nothing is said.
+#: Shares of the evidence that arrive at the input, in total, between which there is no warning.
 LEAST, MOST = 0.5, 2.0
 
 
@@ -58,7 +58,7 @@ class Session:
         return find_head(self.model)
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
-        """Run the model; the first pass is listened to, and what was found is said before it returns."""
+        """Run the model; the first pass is examined, and warnings are given before it returns."""
         if self.examination is None or not self._waiting:
             return self.model(*inputs, **keywords)
         output = self._first(self.examination, inputs, keywords)
@@ -145,7 +145,7 @@ def session(
     active : bool
         Whether its rules are, or gradients are plain.
     said : set of str, optional
-        Kinds of things that were said in earlier calls; what is said in this one is added.
+        Kinds of warnings given in earlier calls; those of this call are added.
 
     Raises
     ------

@@ -103,7 +103,7 @@ def _image(
     check_output(out, force)
     check_output(npz, force)
     check_beta(beta)
-    colors(np.zeros((1, 1)), cmap)  # a wrong name is told before the work
+    colors(np.zeros((1, 1)), cmap)  # refuse a wrong name before the work
     pixels = read_image(check_file(path), size_of(size))
     network = load_vgg16(weights, normalization)
     what = f"the network fails for {pixels.shape[1]} x {pixels.shape[2]} pixels"

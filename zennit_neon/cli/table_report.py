@@ -24,7 +24,7 @@ __all__ = ["Report", "SUFFIXES"]
 #: Formats of a report with pictures.
 SUFFIXES = (".png", ".svg", ".pdf", ".html")
 
-#: The points that are shown of a cluster, and what is said of them.
+#: The points that are shown for a cluster, and their captions.
 CLEAREST, CENTRAL = "clearest point", "point near the center"
 WHAT = {
     CLEAREST: "Its clearest point, the one with the largest evidence (an extreme, not an average)",
@@ -185,7 +185,7 @@ class Report:
         return int(members[((points - points.mean(0)) ** 2).sum(1).argmin()])
 
     def _draw(self, ax: Axes, name: str, row: int) -> None:
-        """A point under what it stands for."""
+        """A point with its caption."""
         plot.point(self.explanation, row, ax=ax, max_features=self.top)
         ax.set_title(f"{name}: {ax.get_title()}", parse_math=False)
 

@@ -41,11 +41,11 @@ def kernel_gamma(
           between support vectors. These are the points, or with ``n_clusters`` 10 representatives a cluster, namely
           centers of k-means.
         - ``"neighbours"`` (Section 5.2): of the similarities of points with others, half fall to the nearest
-          N / ``n_clusters`` of them. Of more than 2,000 points so many are drawn, and compared with all.
+          N / ``n_clusters`` of them. If there are more than 2,000 points, 2,000 are drawn and compared with all.
     n_clusters : int, optional
-        The rule of neighbours needs it.
+        Required by the rule of neighbours.
     share : float, optional
-        In place of 90 % or half, between 0 and 1.
+        Replaces the 90 % or the half; between 0 and 1.
     random_state : int, RandomState or None
         Of the representatives, or of the points that are drawn.
 
@@ -61,8 +61,8 @@ def kernel_gamma(
 
     Notes
     -----
-    Where many points are equal the share may be out of reach. The gamma is then one for which different points have
-    no similarity.
+    If many points are equal, the share may be out of reach. The result is then a gamma for which different points
+    have no similarity.
 
     Examples
     --------
@@ -103,12 +103,12 @@ def kernel_gamma(
 
 
 def _unit(X: Array) -> float:
-    """A power of 2 as large as the numbers of X, by which they can be divided without rounding."""
+    """A power of 2 of the size of the numbers of X, so that dividing by it does not round."""
     return float(np.ldexp(1.0, int(np.frexp(np.abs(X).max())[1]) - 1))
 
 
 def _squared_distances(points: Array, others: Array) -> Array:
-    """Squared distances (M, N), of which also small ones are exact: equal points have 0."""
+    """Squared distances (M, N). Small ones are exact too: those of equal points are 0."""
     squared: Array = euclidean_distances(points, others, squared=True)
     norms = (others * others).sum(1)
     for row, point in zip(squared, points, strict=True):
@@ -153,7 +153,7 @@ def _neighbours(X: Array, count: int, share: float, random: Any) -> float:
 
 
 def _solved(squared: Array, share_at: Callable[[float], float], share: float) -> float:
-    """Where a share that grows with gamma has its value; the largest gamma that makes sense if it stays below."""
+    """The gamma at which a growing share reaches its value, or the largest useful gamma if it never does."""
     apart = squared[squared > 0]
     if not len(apart):
         raise ValueError("X must have different points")

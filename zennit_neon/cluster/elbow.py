@@ -12,7 +12,7 @@ __all__ = ["elbow"]
 
 
 def elbow(X: Any, most: int = 10, random_state: int | None = 0) -> int:
-    """Number of clusters where the inertia of k-means stops to fall steeply (the knee of ``kneed``).
+    """Number of clusters at which the inertia of k-means stops falling steeply (the knee of ``kneed``).
 
     Parameters
     ----------

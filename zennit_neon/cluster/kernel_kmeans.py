@@ -26,8 +26,9 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
     r"""Kernel k-means (Appendix E of paper 2), of which :func:`zennit_neon.neuralize` makes a network.
 
     Points are compared with the centroids of the clusters in the feature space of the kernel
-    :math:`K(x, x') = \exp(-\gamma \|x - x'\|^2)`, from which the point itself is left out: with a narrow kernel it
-    would otherwise hold itself where it is. Centroids have unit norm (spherical kernel k-means) or not.
+    :math:`K(x, x') = \exp(-\gamma \|x - x'\|^2)`, without the point itself: with a narrow kernel a
+    point would otherwise stay in its cluster because of itself. Centroids have unit norm (spherical kernel k-means)
+    or not.
 
     Parameters
     ----------
@@ -40,15 +41,15 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
     spherical : bool
         Whether centroids have unit norm.
     init : {"k-means", "random"} or array of shape (N,)
-        Labels to start from: of k-means, random, or given (such as the true ones).
+        Labels to start from: those of k-means, random ones, or given ones (such as the true labels).
     self_similarity : float
         Between 0 and 1.
     n_init : int
-        Starts, of which the one with the smallest inertia is kept. Given labels start once.
+        Number of starts; the one with the smallest inertia is kept. Given labels are started from once.
     max_iter : int
-        Iterations of a start. After a single one the labels are still those that it started from.
+        Iterations per start. After one iteration the labels are still the initial ones.
     memory : int
-        Bytes that the kernel matrix may have; a larger one is computed anew, in blocks, in each iteration.
+        Largest size of the kernel matrix in bytes; a larger one is computed in blocks in each iteration.
     random_state : int, RandomState or None
     progress : bool
         Show a progress bar.
@@ -191,7 +192,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
             self.weights_.append(count / norm)
 
     def _check(self, X: Array) -> None:
-        """Refuse parameters that make no sense."""
+        """Refuse parameters that are out of range."""
         if self.n_clusters < 1:
             raise ValueError(f"n_clusters must be at least 1, got {self.n_clusters}")
         if len(X) < self.n_clusters:
@@ -225,7 +226,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         return labels
 
     def _start(self, kernel: _Kernel, labels: Array, random: Any, bar: Any) -> tuple[float, Array, int, bool]:
-        """Iterate from labels; the best inertia that came by, its labels, how many iterations, and whether they ended.
+        """Iterate from labels. Returns the best inertia, its labels, the number of iterations and ``converged``.
 
         If a labelling repeats, the iteration stops and the best is returned.
         """
@@ -263,7 +264,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         return np.where(empty, np.inf, distance)
 
     def _filled(self, distance: Array, labels: Array, random: Any) -> Array:
-        """Give each empty cluster the point that is farthest from its own, and that is not alone in it."""
+        """Give each empty cluster the point farthest from its own cluster, unless it is the only one there."""
         far = distance[np.arange(len(labels)), labels]
         for k in np.setdiff1d(np.arange(self.n_clusters), labels):
             count = np.bincount(labels, minlength=self.n_clusters)

@@ -1,4 +1,4 @@
-"""Few points that represent many."""
+"""Represent many points by a few."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["quantize"]
 
 
 def quantize(points: Array, count: int, random: Any) -> tuple[Array, Array]:
-    """Centers of k-means, or the points themselves where there are no more different ones than ``count``.
+    """Centers of k-means, or the points themselves if no more than ``count`` of them differ.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Clusterings that a network equals: one small adapter per family of estimators."""
+"""Clusterings with an exact network: one small adapter per family of estimators."""
 
 from __future__ import annotations
 

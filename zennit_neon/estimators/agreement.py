@@ -1,4 +1,4 @@
-"""Whether a head assigns points as the clustering does that it was made of, up to rounding."""
+"""Check that a head assigns points as its clustering does, up to rounding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = 1000
 #: Numbers of a sparse sample that may be made dense: some transformers treat sparse rows otherwise.
 DENSE = 2**24
 
-#: Share of rows that may go to another cluster by rounding before it is said.
+#: Share of rows that may change their cluster by rounding without a warning.
 MOST = 0.01
 
 #: Rounding errors that may add up in a prediction.
@@ -38,7 +38,7 @@ def check_predictions(head: Head, table: Table, estimator: Any) -> None:
     Raises
     ------
     DisagreementError
-        If they give a point to different clusters by more than rounding can explain.
+        If they give a point to different clusters and rounding does not explain it.
     """
     if not hasattr(estimator, "predict") or len(table.shape) != 2 or not len(table):
         return
@@ -70,7 +70,7 @@ def _predicted(estimator: Any, rows: Any, is_text: bool) -> Array | None:
     """Labels of some rows; None if they are none that the estimator takes, which is then said elsewhere."""
     rows, names = as_numpy(rows), getattr(estimator, "feature_names_in_", None)
     if not is_text and (not is_sparse(rows) or np.prod(rows.shape) <= DENSE):
-        # with the names that scikit-learn expects, or it wonders
+        # with the names that scikit-learn expects, else it warns
         rows = as_array(rows, "X")
         if names is not None:
             rows = _named(rows, names)
@@ -78,7 +78,7 @@ def _predicted(estimator: Any, rows: Any, is_text: bool) -> Array | None:
     for part in (*(rows.astype(kind) for kind in kinds), rows):  # KMeans takes no other precision than that of its fit
         try:
             return np.asarray(estimator.predict(part)).reshape(len(rows) if hasattr(rows, "__len__") else -1)
-        except Exception:  # whatever it is, it is no answer to compare with
+        except Exception:  # whatever it is, there is nothing to compare with
             continue
     return None
 

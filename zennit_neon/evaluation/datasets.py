@@ -176,7 +176,7 @@ def news(folder: Folder = None, points: int = 250, random_state: int = 0) -> pan
     """20 newsgroups: posts as means of spaCy's word vectors (``wordvec/spacymd300_vocab20news.npz``).
 
     Posts without headers, footers and quotes, from scikit-learn's cache in ``sklearn``; words have three letters
-    or more, without stop words. Which 250 posts the paper has is not told: they are chosen at random here, among those
+    or more, without stop words. The paper does not name its 250 posts: they are chosen at random here, among those
     that have words.
 
     Parameters

@@ -47,7 +47,7 @@ def check_beta(beta: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"beta must be a number of at least 0, got {beta!r}")
     if isinstance(value, int):
-        value = min(value, 10**308)  # as good as infinity, which a larger number cannot become
+        value = min(value, 10**308)  # larger numbers cannot become a float
     value = float(value)
     if math.isnan(value) or value < 0:
         raise ValueError(f"beta must be a number of at least 0, got {beta!r}")

@@ -117,7 +117,9 @@ def _check(centers: Tensor, paths: tuple[tuple[tuple[int, bool], ...], ...]) -> 
         raise ValueError("centers must be finite, got NaN or infinite entries")
     same = (centers[::2] == centers[1::2]).all(1).nonzero()[:, 0].tolist()
     if same:
-        raise ValueError(f"splits {same} have the same center on both sides, so no point can be told apart")
+        raise ValueError(
+            f"splits {same} have the same center on both sides, so no point can be assigned to one of them"
+        )
     used = {split for path in paths for split, _ in path}
     if used != set(range(count - 1)) or not _is_tree(set(paths)):
         raise ValueError(

@@ -167,7 +167,7 @@ class NeuralizedKernelKMeans(Head):
 
 
 def _check_different(sets: list[Tensor], log_weight: Tensor | None) -> None:
-    """Refuse clusters with the same support vectors and weights: no point could be told apart."""
+    """Refuse clusters with the same support vectors and weights: no point could be assigned to one of them."""
     rows = torch.cat(sets)
     rows = rows if log_weight is None else torch.cat([rows, log_weight[:, None]], 1)
     known: dict[tuple[Any, ...], int] = {}

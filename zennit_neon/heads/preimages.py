@@ -77,7 +77,9 @@ def check_centroids(centroids: Any) -> Tensor:
     _, inverse, counts = torch.unique(values, dim=0, return_inverse=True, return_counts=True)
     if len(counts) < len(values):
         twins = (inverse == counts.argmax()).nonzero()[:, 0].tolist()
-        raise ValueError(f"clusters {twins} have the same centroid, so no point can be told apart; merge them")
+        raise ValueError(
+            f"clusters {twins} have the same centroid, so no point can be assigned to one of them; merge them"
+        )
     return values
 
 
@@ -145,7 +147,7 @@ def coarse_types(center: Tensor, weight: Tensor, root: Tensor) -> dict[torch.dty
 
 
 def coarse_column(center: Tensor, weight: Tensor, root: Tensor, dtype: torch.dtype) -> int | None:
-    """The feature whose rounding confuses clusters, if numbers come in ``dtype``; None where all are told apart.
+    """The feature whose rounding in ``dtype`` confuses clusters; None if ``dtype`` is precise enough.
 
     The pre-images of the centroids (of some hundred of them, if there are more) are rounded as inputs are, and have to
     be nearest to themselves, by the arithmetic of the layer.

@@ -1,4 +1,4 @@
-"""What users ask of a head, and how its answers are told: labels outside, positions inside."""
+"""Questions to a head and its answers in terms of labels; heads themselves use positions."""
 
 from __future__ import annotations
 

@@ -203,7 +203,9 @@ def _checked_linear(linear: Any) -> tuple[Tensor, Tensor]:
     _, inverse, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
     if len(counts) < len(rows):
         twins = (inverse == counts.argmax()).nonzero()[:, 0].tolist()
-        raise ValueError(f"clusters {twins} have the same logits, so no point can be told apart; merge them")
+        raise ValueError(
+            f"clusters {twins} have the same logits, so no point can be assigned to one of them; merge them"
+        )
     return weight, bias
 
 
@@ -221,7 +223,7 @@ def _scan_heads(source: Any) -> tuple[list[nn.Module], int | None]:
     if isinstance(source, nn.Module):
         heads = getattr(source, "cluster_head", source)
         if isinstance(heads, nn.Sequential):
-            return [heads[0] if len(heads) == 1 else heads], None  # more layers than one are no head: it will say so
+            return [heads[0] if len(heads) == 1 else heads], None  # several layers are refused later
         if isinstance(heads, (nn.Linear, nn.Conv2d)):
             return [heads], None
         if not isinstance(heads, nn.ModuleList) or not len(heads):

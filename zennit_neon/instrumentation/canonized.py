@@ -1,4 +1,4 @@
-"""Canonizers rewrite layers so that rules apply to them; here it is checked that the model still computes the same."""
+"""Check that a model still computes the same after canonizers have rewritten its layers."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ GRADIENTS = (zennit_rules.ReLUDeconvNet, zennit_rules.ReLUGuidedBackprop, zennit
 #: Nodes of autograd that only move signals.
 HARMLESS = ROUTES | {"accumulate_grad", "copy_slices", "as_strided", "to_copy", "unsafe_view", "reshape_alias"}
 
-#: Relevance that a gate may lose, as a share of what arrives there, before it is said.
+#: Relevance that a gate may lose, as a share of what arrives there, without a warning.
 LOST = 1e-3
 
 #: Sentences, by kind, about modules and the functions that they use.
@@ -79,11 +79,11 @@ class Examination:
     Parameters
     ----------
     model : torch.nn.Module
-        Whose parameters require no gradient, so that all that does is signal.
+        Its parameters require no gradient, so every tensor that does depends on the input.
     composite : zennit.core.Composite
         Attached to it.
     said : set of str, optional
-        Kinds of things that were said before, and are not said again.
+        Kinds of warnings that were given before and are not repeated.
 
     Raises
     ------
@@ -125,7 +125,7 @@ class Examination:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """The first pass: takes note of what runs in no module with a rule."""
+        """Record, during the first pass, what runs outside of modules with a rule."""
         self._stack, self._closed, self._graded = [], 0, torch.is_grad_enabled()
         handles = []
         for module in self.names:
@@ -180,7 +180,7 @@ class Examination:
         self._closed -= self._closed > 0
 
     def recognise(self, signals: list[Tensor]) -> None:
-        """Take note of what made signals unheard: functions with a gradient of their own, scripts, ``torch.vmap``."""
+        """Record what hid signals from the listener: functions with their own gradient, scripts, ``torch.vmap``."""
         waiting: list[Any] = [part.grad_fn for part in signals if part.grad_fn is not None]
         while waiting:
             node = waiting.pop()
@@ -196,7 +196,7 @@ class Examination:
             waiting += [before for before, _ in node.next_functions]
 
     def _without_rule(self, module: nn.Module, takes_signal: bool) -> bool:
-        """Take note of a layer that has no rule; whether that says all about it."""
+        """Record a layer without a rule. Returns whether this covers all that happens in it."""
         if isinstance(module, NORMS) and _is_identity(module):
             return True
         kind = _kind_of_layer(module)
@@ -225,7 +225,7 @@ class Examination:
         self._note("draw", self._stack[-1] if self._stack else self.model, plain_name(func))
 
     def _watch(self, module: nn.Module, off: Tensor | None, out: Tensor) -> None:
-        """Measure how much relevance lands on what a function like ReLU has switched off, once."""
+        """Measure once how much relevance arrives at units that a function such as ReLU has switched off."""
         if off is None:
             return
         amounts = self.lost.setdefault(module, [0.0, 0.0])
@@ -288,7 +288,7 @@ class Examination:
 
 
 class _Listener(TorchFunctionMode):
-    """Hands on what functions of torch do with signals."""
+    """Reports what functions of torch do with signals."""
 
     def __init__(self, examination: Examination):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What functions hold on to: a copy of a module shares its functions, and the layers that these close over."""
+"""Functions that hold layers: a copy of a module shares its functions, and the layers in their closures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..utils.model_state import unwrapped
 
 __all__ = ["Holding"]
 
-#: How many steps a chain of functions, containers and objects is followed.
+#: Depth to which chains of functions, containers and objects are followed.
 DEPTH = 8
 #: Modules that hold no layers of the user.
 _LIBRARIES = ("torch.", "zennit.", "zennit_neon.", "numpy.", "logging")

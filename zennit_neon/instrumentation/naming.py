@@ -1,4 +1,4 @@
-"""Rules by name: a composite may know a module by its name in the user's model, or by that in its twin."""
+"""Rules by name: a composite may use the name of a module in the user's model, or that in the twin."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def names_within(given: nn.Module, model: nn.Module, of: Callable[[nn.Module], n
 
 
 class Renamed:
-    """A module map of a composite that is asked for the names of the user's model first, then for those of the twin.
+    """A module map of a composite that is called with the name in the user's model first, then with that in the twin.
 
-    A module map knows a name if it gives another rule for it than for a name that nobody has.
+    A module map knows a name if its rule for the name differs from that for an unused name.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What functions of torch in the ``forward`` of a module do to relevance; no rule applies there."""
+"""How functions of torch in the ``forward`` of a module change relevance; rules do not apply there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: Values only change their place, or one of several is chosen: the gradient takes relevance where it came from.
+#: Values are only moved or selected: the gradient propagates relevance correctly.
 ROUTES = _names(
     """
     __get__ view view_as reshape reshape_as permute transpose t swapaxes swapdims movedim moveaxis adjoint
@@ -69,7 +69,7 @@ NORMS = _names(
     vector_norm matrix_norm renorm var std var_mean std_mean
     """
 )
-#: Element-wise functions that only let through or switch off: as good as ``Pass``, but for what they switch off.
+#: Element-wise functions that pass values or set them to 0: like ``Pass``, except where they are 0.
 GATES = frozenset(["relu", "relu6", "clamp", "clamp_min", "clamp_max", "clip", "hardtanh", "threshold"])
 #: Routes that switch signals off where they put a constant in their place: like ``GATES``.
 CHOICES = frozenset(["where", "maximum", "minimum", "max", "min", "fmax", "fmin"])
@@ -80,7 +80,7 @@ WRITES = _names(
     select_scatter diagonal_scatter nan_to_num copy
     """
 )
-#: Drawn at random, always or if told that it is training.
+#: Random functions: always, or in training mode.
 DRAWS = _names(
     """
     rand rand_like randn randn_like randint randint_like randperm bernoulli multinomial normal poisson uniform
@@ -98,7 +98,7 @@ PRODUCTS = SCALINGS | LAYERS | frozenset(["pow", "float_power", "floor_divide", 
 
 
 def kind_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], signals: list[Tensor], out: Any) -> str | None:
-    """What a function does to relevance; None if that is what it should do.
+    """The kind of change that a function makes to relevance; None if it propagates relevance correctly.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def kind_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], signals: l
 
 
 def _route(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], signals: list[Tensor]) -> str | None:
-    """What is wrong with a function that moves values: some add up in one place, or others take their places."""
+    """What is wrong with a function that moves values: values add up in one place, or are overwritten."""
     if name == "index_put" and _given(args, kwargs, 3, "accumulate", False):
         return "sum"
     if kwargs.get("reduce") is not None:
@@ -170,7 +170,7 @@ def draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def node_name(node: Any) -> str:
-    """Name of the function that a node of autograd belongs to, as far as it can be told."""
+    """Name of the function that a node of autograd belongs to, as far as it is known."""
     name = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
@@ -250,7 +250,7 @@ def before_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], signals:
 
 
 def gated(before: Tensor, out: Any) -> Tensor | None:
-    """Where a function like ReLU has switched its input off; None where that is nowhere, or cannot be told."""
+    """Where a function like ReLU has switched its input off; None if nowhere, or if unknown."""
     if not isinstance(out, Tensor):
         return None
     try:

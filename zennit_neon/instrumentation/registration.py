@@ -1,4 +1,4 @@
-"""What is done about the rules that a composite has attached to a model, before the first pass."""
+"""Complete and check the rules that a composite has attached to a model, before the first pass."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def is_elementwise(module: nn.Module) -> bool:
 
 
 class _NoDraws(TorchFunctionMode):
-    """Stops at what draws from the generator of torch, which other threads may be drawing from."""
+    """Raises an error if torch's random generator is used, which other threads may be using."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The function, or an error that no probe hides."""
@@ -135,7 +135,7 @@ def _probes(module: nn.Module) -> list[Tensor]:
 
 
 def _spreads(module: nn.Module, x: Tensor) -> bool | None:
-    """Whether some outputs change with inputs in other places; None if that cannot be told."""
+    """Whether some outputs change with inputs in other places; None if that is unknown."""
     changed = (torch.arange(x.numel(), device=x.device) * 7 % 3 == 0).view(x.shape)
     other = torch.where(changed, 10 * x.flip(0) + 0.5, x)
     try:
@@ -155,7 +155,7 @@ def _spreads(module: nn.Module, x: Tensor) -> bool | None:
 
 
 class _Calls:
-    """How often each rule was used in the pass of the whole model that runs, which may call itself."""
+    """How often each rule was used in the current pass of the model, which may call itself."""
 
     def __init__(self) -> None:
         self.turns: list[_Turns] = []
@@ -185,7 +185,7 @@ class _Turns:
         self.begin()
 
     def begin(self) -> None:
-        """A new pass: the rules of the last one have done their work."""
+        """Start a new pass with fresh rules."""
         self.calls = 0
         self.running: list[Hook] = []
         self.further: list[Hook] = []
@@ -215,7 +215,7 @@ def _each_call_its_own(composite: Composite, model: nn.Module) -> None:
 
 
 def _interpose(module: nn.Module, hook: Hook, turns: _Turns) -> None:
-    """Hand each call of a hook's functions to the rule whose turn it is."""
+    """Pass each call of a hook's functions to the rule of the current call."""
     places = [
         (functions, key)
         for functions in (module._forward_pre_hooks, module._forward_hooks)
@@ -229,7 +229,7 @@ def _interpose(module: nn.Module, hook: Hook, turns: _Turns) -> None:
 
 
 def _handed_on(turns: _Turns, name: str, first: bool, last: bool) -> Callable[..., Any]:
-    """A function of a hook, of the rule whose turn it is."""
+    """A function of a hook, taken from the rule of the current call."""
 
     def call(hook: Hook, *arguments: Any) -> Any:
         if first:

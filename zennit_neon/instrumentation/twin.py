@@ -1,4 +1,4 @@
-"""A twin of a model: the same layers and numbers, to which rules are attached while the model is left alone."""
+"""A twin of a model: the same layers and numbers. Rules are attached to the twin, so the model is unchanged."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Twin:
 def twinned(model: nn.Module, own: Callable[[Hook], bool], same: Callable[[nn.Module, Twin], bool]) -> Iterator[Twin]:
     """A twin of a model for a while.
 
-    Where a model cannot be copied (it holds locks or handles, functions that close over its own layers, ...), or its
-    twin is not taken for the same, the model itself is lent, to one thread at a time, and is restored at the end.
+    Where a model cannot be copied (it holds locks or handles, functions that close over its own layers, ...), or
+    rules would differ on the twin, the model itself is used, by one thread at a time, and is restored at the end.
 
     Parameters
     ----------

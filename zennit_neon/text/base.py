@@ -20,7 +20,7 @@ from .highlight import Highlight, page
 
 __all__ = ["DocumentExplanation", "filled"]
 
-#: Documents on a page unless it is said which, and in a notebook.
+#: Documents shown by default on a page and in a notebook.
 PAGE, NOTEBOOK = 20, 3
 
 

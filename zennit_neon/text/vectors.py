@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WordVectors"]
 
-#: What is said of an archive that cannot be read.
+#: Message about an archive that cannot be read.
 DAMAGED = "a damaged .npz archive, or one with encryption, objects or a compression that is not known"
 
 

@@ -1,4 +1,4 @@
-"""Labels are what users see: names or numbers of the clusters, read in and given back, never positions."""
+"""Labels of clusters (names or numbers), as users give and see them; positions are internal."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _to_pandas(labels: Any) -> Any:
 def _aligned(labels: Any, index: Any, name: str = "labels") -> Any:
     """Labels in the order of the points, matched by their index."""
     if len(labels) != len(index) or labels.index.equals(index):
-        return labels  # of a wrong length, which is said elsewhere
+        return labels  # of a wrong length, which is refused elsewhere
     same = labels.index.is_unique and index.is_unique and len(labels.index.difference(index)) == 0
     if not same:
         raise ValueError(

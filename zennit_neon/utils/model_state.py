@@ -1,4 +1,4 @@
-"""Models, and the state of torch, come back as they were; warnings point at the user's own line."""
+"""Restore models and the state of torch; let warnings point at the user's own line."""
 
 from __future__ import annotations
 

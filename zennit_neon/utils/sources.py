@@ -18,7 +18,7 @@ Dtype = np.dtype[Any]
 
 
 class Source(abc.ABC):
-    """Where the numbers are: rows come out as arrays, and results go back in kind."""
+    """Where the numbers are: rows are read as arrays, and results have the type of the source."""
 
     X: Any
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Source(abc.ABC):
         return type(self)(rows_of(self.X, places), name).rows(0, len(places))
 
     def like(self, result: Tensor) -> Any:
-        """A result of the shape of X, in kind."""
+        """A result of the shape and type of X."""
         return result.numpy()
 
 
@@ -196,18 +196,18 @@ class TextSource(Source):
         self.shape = tuple(X.shape)
 
     def rows(self, start: int, stop: int) -> Any:
-        """Rows of the table, in kind."""
+        """Rows of the table, of its type."""
         return rows_of(self.X, slice(start, stop))
 
     def like(self, result: Tensor) -> Any:
-        """A result of the shape of the table, in kind."""
+        """A result of the shape and type of the table."""
         if hasattr(self.X, "iloc"):
             return sys.modules["pandas"].DataFrame(result.numpy(), index=self.X.index, columns=self.X.columns)
         return type(self.X)(result.numpy(), schema=self.names) if hasattr(self.X, "schema") else result.numpy()
 
 
 def rows_of(X: Any, place: slice | Array) -> Any:
-    """Some rows of anything that has rows, in kind."""
+    """Some rows of an array, tensor or table, of the same type."""
     if hasattr(X, "iloc"):
         return X.iloc[place]
     if hasattr(X, "tocsr"):

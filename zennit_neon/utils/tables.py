@@ -1,4 +1,4 @@
-"""Data sets of points in whatever they come: read batch by batch, and answered in kind."""
+"""Data sets of points of any type: read in batches, and results returned in the same type."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Table:
             raise ValueError(f"{name} has no columns, got shape {self.shape}")
 
     def ignoring(self, rows: Array) -> Self:
-        """The same points without some rows, bool (N,), so that what is missing in these does no harm."""
+        """The same points without some rows, bool (N,), so that missing values in these do not matter."""
         made = copy.copy(self)
         made.ignored = rows
         if rows.any() and not rows.all():
@@ -167,7 +167,7 @@ class Table:
                     bar.update(stop - start)
 
     def batch_size(self, width: int) -> int:
-        """As many items as keep each array of a batch, with ``width`` numbers a point, small but fast to multiply."""
+        """Number of items per batch: arrays with ``width`` numbers a point then fit the cache and multiply fast."""
         locations = int(np.prod(self.shape[2:], dtype=np.int64))
         widest = max(1, self.shape[1], width)
         rows = max(min(1024, 16 * BATCH_ELEMENTS // widest), BATCH_ELEMENTS // widest)
@@ -246,7 +246,7 @@ class Columns(Table):
     def batches(
         self, size: int, progress: bool, title: str, like: Tensor | None = None, cast: bool = False
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Batches as of any table; encoded many at a time, as an encoding takes its time for each call."""
+        """Batches as of any table; many rows are encoded at a time, because each call of an encoder is slow."""
         many = max(1, ENCODED // max(1, size * len(self.encoding.source))) * check_int(size, "batch_size", 1)
         for place, numbers in super().batches(many, progress, title, like, cast):
             for start in range(0, len(numbers), size):

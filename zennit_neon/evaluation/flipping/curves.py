@@ -88,8 +88,8 @@ def area_under(curves: Tensor, known: Tensor, area: str = "trapezoid") -> Tensor
         Shares of known features, from 0 to 1.
     area : {"trapezoid", "mean"}
         The trapezoid over the shares from 0 to 1, or the mean of the curve over 1 to d known features, without the
-        empty point. Where the curve was looked at after every few features, each value stands for those that were
-        added since the one before.
+        empty point. If the curve was sampled every few
+        features, each value counts for the features added since the previous one.
 
     Returns
     -------

@@ -219,7 +219,7 @@ def _entry(document: Highlight, name: str, full: float | None) -> str:
 
 
 def _inside(document: Highlight, title: str | None, full: float, tell: bool = False) -> str:
-    """Title, facts and text of a document in HTML; its score of full colour is one of the facts if it is told."""
+    """Title, facts and text of a document in HTML; the score of the full colour is among the facts if given."""
     facts = _facts(document) + ([("full colour at", number(full))] if tell else [])
     return markup.head(title, facts) + markup.body(document.text, _parts(document, full, markup.LEVELS))
 
