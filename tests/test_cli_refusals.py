@@ -130,8 +130,8 @@ def refused(arguments, hint):
 @pytest.mark.parametrize(
     ("size", "hint"),
     [
-        ("1", "a picture of 1 x 1 pixels is too small"),
-        ("1x99", "a picture of 1 x 99 pixels is too small"),
+        ("1", "an image of 1 x 1 pixels is too small"),
+        ("1x99", "an image of 1 x 99 pixels is too small"),
         ("99999999999", "--size must be from 1 to 99999 pixels, got '99999999999'"),
         ("9" * 5000, "--size must be from 1 to 99999 pixels"),
         ("0x5", "--size must be from 1 to 99999 pixels, got '0x5'"),

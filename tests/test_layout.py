@@ -297,7 +297,7 @@ def test_another_thread_runs_to_the_end_while_one_looks_at_a_layer():
 @pytest.mark.parametrize("layer", ["2", "3", "4"])
 def test_pictures_that_are_too_small(layer):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
-    message = r"a picture of 3 x 9 pixels is too small: MaxPool2d '2' gets \(1, 4, 1, 4\)"
+    message = r"an image of 3 x 9 pixels is too small: MaxPool2d '2' gets \(1, 4, 1, 4\)"
     with pytest.raises(TooSmallError, match=message):
         clustered(model, layer, torch.randn(1, 3, 3, 9))
     with pytest.raises(TooSmallError, match=message):

@@ -149,7 +149,7 @@ def test_heads_say_how_to_choose(models, way):
 def test_features_of_a_layer_that_returns_several(models):
     trunk, images = models[0][0], models[2]
     network = nn.Sequential(OrderedDict(trunk=trunk, end=Select("pooled")))
-    with pytest.raises(ValueError, match=r"layer 'trunk' returns several tensors, .*as in output='features'"):
+    with pytest.raises(ValueError, match=r"returns several tensors, .*as in output='features'"):
         cluster_features(network, "trunk", images, 3)
     for output, width in (("features", 6), ("pooled", 4), (1, 4)):
         model = cluster_features(network, "trunk", images, 3, output=output, n_init=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..layer.select import Select
 from ..layout import FeaturesFirst, axis_of, check_proportions, followed
 from ..network import outputs_of, too_small
 from ..utils.outputs import check_output_name
@@ -52,11 +53,11 @@ def trunk_until(model: nn.Module, layer: str, output: str | int | None) -> nn.Mo
         chain, rest = model, layer
     elif first != "features" or not type(model).__module__.startswith("torchvision.models."):
         return Until(model, layer, output)
-    if output is not None or not isinstance(chain, nn.Sequential) or rest not in chain._modules:
+    if not isinstance(chain, nn.Sequential) or rest not in chain._modules:
         return Until(model, layer, output)
-    if not type(chain._modules[rest]).__module__.startswith(("torch.", "torchvision.")):  # may return several tensors
-        return Until(model, layer, output)
-    return chain[: list(chain._modules).index(rest) + 1]
+    trunk = chain[: list(chain._modules).index(rest) + 1]
+    returns_tensor = type(chain._modules[rest]).__module__.startswith(("torch.", "torchvision."))
+    return trunk if output is None and returns_tensor else trunk.append(Select(output))
 
 
 def feature_maps(
