@@ -20,7 +20,7 @@ PACKAGE = Path(zennit_neon.__file__).parent
 ROOMS = [
     ["exceptions", "forest", "functional", "kde", "utils"],
     ["cluster", "images", "layer", "layout", "network"],
-    ["features", "heads", "picture", "rules", "types"],
+    ["features", "heads", "picture", "pretrained", "rules", "types"],
     ["caching", "estimators", "instrumentation", "roots"],
     ["canonizers", "composites"],
     ["attributors"],

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .exceptions import TooSmallError
 from .utils.outputs import tensor_of
 
-__all__ = ["Network", "load_vgg16", "of_this_thread", "outputs_of", "too_small"]
+__all__ = ["Network", "cached_weights", "load_vgg16", "of_this_thread", "outputs_of", "read_state", "too_small"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,18 @@ class Network:
         Of the three channels.
     name : str
         Of the weights.
+    layer : str, optional
+        Name of the layer whose features are clustered if none is named.
+    size : int or (int, int), optional
+        Side, or height and width, at which images are fed if nothing else is said.
     """
 
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
     name: str = ""
+    layer: str | None = None
+    size: int | tuple[int, int] | None = None
 
     def prepare(self, image: Tensor) -> Tensor:
         """Normalise images (..., 3, H, W) in [0, 1].
@@ -213,11 +219,11 @@ def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None =
     name = getattr(weights, "name", weights)
     if isinstance(name, str) and name.rpartition(".")[2] in known:
         entry = known[name.rpartition(".")[2]]
-        state, style, name = _cached(entry), normalization or entry.name, entry.name
+        state, style, name = cached_weights(entry), normalization or entry.name, entry.name
     else:
         path = Path(weights)
         name = path.name
-        state = _read_state(path, sorted(known))
+        state = read_state(path, sorted(known))
         names = {Path(entry.url).name: entry.name for entry in VGG16_Weights}
         original = any(key.startswith("classifier") and bool(torch.isnan(value).any()) for key, value in state.items())
         style = normalization or names.get(path.name) or ("IMAGENET1K_FEATURES" if original else "IMAGENET1K_V1")
@@ -232,10 +238,10 @@ def load_vgg16(weights: Any = "IMAGENET1K_FEATURES", normalization: str | None =
         raise ValueError(f"weights must be a state dict of VGG-16, but {wrong[0]!r} is missing or has another shape")
     model.load_state_dict(state, strict=False)
     transforms = known[style].transforms()
-    return Network(model.eval(), tuple(transforms.mean), tuple(transforms.std), name)
+    return Network(model.eval(), tuple(transforms.mean), tuple(transforms.std), name, "features.16", 448)
 
 
-def _cached(entry: Any) -> dict[str, Tensor]:
+def cached_weights(entry: Any) -> dict[str, Tensor]:
     """Weights through torchvision's loader, or ``ValueError`` that says what to do without a network."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where torch says that it downloads
@@ -249,10 +255,11 @@ def _cached(entry: Any) -> dict[str, Tensor]:
     return state
 
 
-def _read_state(path: Path, known: list[str]) -> dict[str, Tensor]:
+def read_state(path: Path, known: list[str]) -> dict[str, Tensor]:
     """A state dict from a file."""
     if not path.is_file():
-        raise ValueError(f"weights must be one of {known} or an existing file, got {os.fspath(path)!r}")
+        names = f"one of {known} or " if known else ""
+        raise ValueError(f"weights must be {names}an existing file, got {os.fspath(path)!r}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -260,5 +267,5 @@ def _read_state(path: Path, known: list[str]) -> dict[str, Tensor]:
         raise ValueError(f"weights cannot be read from {path}: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"weights must be a state dict of VGG-16, but {path} holds something else")
+        raise ValueError(f"weights must be a state dict, but {path} holds something else")
     return {key.removeprefix("module."): value for key, value in state.items()}

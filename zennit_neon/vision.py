@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from zennit.composites import EpsilonGammaBox, EpsilonPlus
+from zennit.core import Composite
+from zennit.torchvision import ResNetCanonizer
 
+from . import composites
 from .attribution import ClusterGradient
 from .composites import Neon, NeonVGG
 from .features.maps import Until, feature_maps, trunk_until
@@ -19,6 +23,7 @@ from .images import heatmaps, smoothed
 from .layer.activations import UnitNorm
 from .layout import checked_layout
 from .network import Network, load_vgg16
+from .pretrained import load_network
 from .utils.arrays import Array
 from .utils.deprecation import renamed
 from .utils.model_state import evaluating
@@ -32,8 +37,10 @@ __all__ = [
     "Network",
     "Until",
     "cluster_features",
+    "default_composite",
     "explain_image",
     "layer_of_block",
+    "load_network",
     "load_vgg16",
 ]
 
@@ -210,13 +217,30 @@ class ImageExplanation:
         return heatmaps(self.image, smoothed(self.heatmaps, smooth), **options)
 
 
+def default_composite(network: Network) -> Neon:
+    """Rules for a network whose user names none.
+
+    ``Attention`` for networks with layer norms (transformers, ConvNeXt), ``EpsilonGammaBox`` of Zennit with its
+    canonizer for the ResNets of torchvision, :class:`NeonVGG` for all others, with the bounds of the network.
+    """
+    from torchvision.models import ResNet
+
+    if any(isinstance(module, nn.LayerNorm) for module in network.model.modules()):
+        return Neon(getattr(composites, "Attention", EpsilonPlus)())
+    if isinstance(network.model, ResNet):
+        return Neon(EpsilonGammaBox(network.low, network.high, canonizers=[ResNetCanonizer()]))
+    return NeonVGG(network.low, network.high)
+
+
 def explain_image(
     image: Tensor,
     network: Network,
-    layer: str | int = 3,
+    layer: str | int | None = None,
     n_clusters: int = 8,
     *,
-    composite: Neon | None = None,
+    composite: Composite | None = None,
+    layout: str | None = None,
+    output: str | int | None = None,
     random_state: Any = 0,
     beta: float | None = None,
     progress: bool = False,
@@ -228,13 +252,13 @@ def explain_image(
     image : Tensor, shape (3, H, W)
         In [0, 1], as :func:`zennit_neon.images.read_image` gives it; 448 x 448 in the papers.
     network : Network
-        As :func:`load_vgg16` gives it.
-    layer : str or int
-        Name of a layer, or number of a block.
+        As :func:`load_vgg16` or :func:`~zennit_neon.pretrained.load_network` gives it.
+    layer : str or int, optional
+        Name of a layer, or number of a block of a VGG-like network; that of the network, else block 3, if not given.
     n_clusters : int
-    composite : Neon, optional
-        Rules; :class:`NeonVGG` with the bounds of the network if not given.
-    random_state, beta, progress
+    composite : zennit.core.Composite, optional
+        Rules; those of :func:`default_composite` if not given.
+    layout, output, random_state, beta, progress
         As in :func:`cluster_features`.
 
     Returns
@@ -250,13 +274,13 @@ def explain_image(
         raise ValueError(f"image must have shape (3, H, W), got {tuple(image.shape)}")
     if not bool(((image >= 0) & (image <= 1)).all()):  # neither are NaN
         raise ValueError("image must have values from 0 to 1")
+    layer = (network.layer or 3) if layer is None else layer
     layer = layer_of_block(network.model, layer) if isinstance(layer, int) else layer
     like = next((part for part in network.model.parameters() if part.is_floating_point()), image)
     images = network.prepare(image[None].to(like))
-    model = cluster_features(
-        network.model, layer, images, n_clusters, random_state=random_state, beta=beta, progress=progress
-    )
-    composite = NeonVGG(network.low, network.high) if composite is None else composite
+    options = {"layout": layout, "output": output, "random_state": random_state, "beta": beta, "progress": progress}
+    model = cluster_features(network.model, layer, images, n_clusters, **options)
+    composite = default_composite(network) if composite is None else composite
     with ClusterGradient(model, composite, progress=progress) as attributor:
         evidence, relevance = attributor(images)
     return ImageExplanation(image, evidence[0], relevance[0], model, layer)

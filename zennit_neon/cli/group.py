@@ -20,6 +20,9 @@ __all__ = ["COUNT", "PICTURES", "Finite", "check_different", "main", "running", 
 #: Numbers of things: at least one, and no more than anyone could wait for.
 COUNT = click.IntRange(1, 1_000_000)
 
+#: Packages that bring networks, which no extra installs.
+_PACKAGES = ("timm", "transformers", "safetensors")
+
 #: Kinds of files that matplotlib draws into.
 PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
 
@@ -42,8 +45,9 @@ class _OneLine(click.Group):
             reason = str(error) or "use less data, or smaller sizes"
             raise click.ClickException(f"not enough memory: {reason}") from error
         except ModuleNotFoundError as error:
-            extra = "shap" if error.name == "shap" else "cli"
-            raise click.ClickException(f"{error.name} is not installed: pip install 'zennit-neon[{extra}]'") from error
+            name = error.name or ""
+            package = name if name in _PACKAGES else f"'zennit-neon[{'shap' if name == 'shap' else 'cli'}]'"
+            raise click.ClickException(f"{name} is not installed: pip install {package}") from error
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **keywords: Any) -> Any:  # type: ignore[override]
         """Run a command."""

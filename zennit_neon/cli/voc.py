@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .group import check_different, running, suffix_of, tell
-from .image import image_options, size_of
+from .image import image_options, load_model, size_of
 
 __all__ = ["voc"]
 
@@ -83,8 +83,8 @@ def _voc(
     limit: int | None,
     masks: str,
     background: bool,
-    size: str,
-    weights: str,
+    size: str | None,
+    weights: str | None,
     normalization: str | None,
     seed: int,
     out: str | None,
@@ -96,7 +96,7 @@ def _voc(
     from ..evaluation.objects.heatmap_methods import method_of
     from ..evaluation.objects.heatmap_scores import SCORES, TITLES
     from ..utils.files import check_output, write
-    from ..vision import layer_of_block, load_vgg16
+    from ..vision import layer_of_block
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if not names:
@@ -113,8 +113,9 @@ def _voc(
     check_different({"--out": out, "--figure": figure, "--pictures": pictures})
     check_output(out, True)
     check_output(figure, force)
+    size = "448" if size is None else size
     scenes = VOCDataset(root, year, image_set, objects=masks == "objects", size=size_of(size), limit=limit)
-    network = load_vgg16(weights, normalization)
+    network = load_model("vgg16", weights, normalization)
     for number in blocks:
         layer_of_block(network.model, number)  # refuses a wrong one before anything is written
     folder = None if pictures is None else Path(pictures)
