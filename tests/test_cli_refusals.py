@@ -54,8 +54,8 @@ OPTIONS = {
     "evaluate": "--methods --repeats --bandwidth --out --plot",
     "text": "DATA --vectors --model --clusters --pca --support --stop-words --min-length --words --documents "
     "--beta --seed --csv --out",
-    "image": "DATA --size --weights --normalization --seed --block --layer --clusters --beta --flat --smooth "
-    "--cmap --out --npz",
+    "image": "DATA --size --weights --normalization --seed --model --block --layer --layout --output --clusters "
+    "--beta --flat --smooth --cmap --out --npz",
 }
 
 

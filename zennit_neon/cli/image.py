@@ -176,8 +176,7 @@ def _save_arrays(path: Any, arrays: dict[str, Any]) -> None:
 
 def load_model(model: str, weights: str | None, normalization: str | None = None) -> Network:
     """A network by its name; VGG-16 as in the papers, fed at their size."""
-    from ..network import load_vgg16
-    from ..pretrained import load_network
+    from ..vision import load_network, load_vgg16
 
     if model != "vgg16":
         return load_network(model, weights)
