@@ -28,6 +28,7 @@ class Select(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> Select("pooler_output")({"last_hidden_state": torch.zeros(2, 5, 8), "pooler_output": torch.zeros(2, 8)}).shape
     torch.Size([2, 8])
     """
