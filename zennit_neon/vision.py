@@ -220,12 +220,12 @@ class ImageExplanation:
 def default_composite(network: Network) -> Neon:
     """Rules for a network whose user names none.
 
-    ``Attention`` for networks with layer norms (transformers, ConvNeXt), ``EpsilonGammaBox`` of Zennit with its
+    ``Attention`` for networks with layer or RMS norms (transformers, ConvNeXt), ``EpsilonGammaBox`` of Zennit with its
     canonizer for the ResNets of torchvision, :class:`NeonVGG` for all others, with the bounds of the network.
     """
     from torchvision.models import ResNet
 
-    if any(isinstance(module, nn.LayerNorm) for module in network.model.modules()):
+    if any(isinstance(module, (nn.LayerNorm, nn.RMSNorm)) for module in network.model.modules()):
         return Neon(getattr(composites, "Attention", EpsilonPlus)())
     if isinstance(network.model, ResNet):
         return Neon(EpsilonGammaBox(network.low, network.high, canonizers=[ResNetCanonizer()]))
