@@ -181,6 +181,33 @@ def test_tokens_of_unknown_networks_are_patches_if_the_user_says_so(n_prefix, st
         assert model(images[:, :, :12]).shape == (3, 3, 3, 6) if stem else (3, 3, 6, 12)
 
 
+class Around(Tokens):
+    """Tokens on both sides of the patches, in two steps."""
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).mT
+        x = torch.cat([x.new_ones(len(x), 1, 6), x], 1)
+        x = torch.cat((x[:, :1], x.new_zeros(len(x), 4, 6), x[:, 1:]), dim=-2)
+        return self.last(torch.concat([x, x.new_zeros(len(x), 3, 6)], dim=1))
+
+
+def test_tokens_after_the_patches_are_left_away_too():
+    torch.manual_seed(0)
+    network, images = Around().eval(), torch.randn(2, 3, 8, 12)
+    model = cluster_features(network, "last", images, 3, layout="tokens", n_init=1)
+    assert (model.trunk.n_prefix, model.trunk.n_suffix) == (5, 3)
+    with torch.no_grad():
+        assert torch.equal(model.trunk(images).flatten(2).mT, network(images)[:, 5:-3])
+        assert model(images[:, :, :6]).shape == (2, 3, 3, 6)
+
+
+class Padded(Tokens):
+    """Tokens somewhere around the patches, without a trace of where."""
+
+    def forward(self, x):
+        return self.last(nn.functional.pad(self.patches(x).flatten(2).mT, (0, 0, 1, 2)))
+
+
 class Unfolded(nn.Module):
     """Patches that no convolution has cut."""
 
@@ -199,11 +226,9 @@ class Fewer(Tokens):
         return self.last(self.patches(x).flatten(2).mT[:, :7])
 
 
-@pytest.mark.parametrize("network", [Unfolded(), Fewer()])
+@pytest.mark.parametrize("network", [Unfolded(), Fewer(), Padded()])
 def test_tokens_without_a_grid_are_refused(network):
-    with pytest.raises(
-        UnclearLayoutError, match=r"'last' puts out \d+ tokens, but no Conv2d .*layout='channels_first'"
-    ):
+    with pytest.raises(UnclearLayoutError, match=r"'last' puts out \d+ tokens, .* no Conv2d .*layout='channels_first'"):
         cluster_features(network.eval(), "last", torch.randn(2, 3, 8, 8), 2, layout="tokens")
 
 
@@ -227,7 +252,7 @@ def test_tokens_that_are_other_than_before_are_told():
     network = Tokens(1).eval()
     model = cluster_features(network, "last", torch.randn(2, 3, 8, 8), 2, layout="tokens", n_init=1)
     network.n_prefix = 0
-    with pytest.raises(ValueError, match=r"must put out 1 \+ 4 x 4 tokens .*, got \(1, 16, 6\)"):
+    with pytest.raises(ValueError, match=r"must put out 4 x 4 \+ 1 tokens .*, got \(1, 16, 6\)"):
         model(torch.randn(1, 3, 8, 8))
 
 

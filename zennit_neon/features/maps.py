@@ -13,7 +13,7 @@ from ..layer.select import Select
 from ..layout import FeaturesFirst, axis_of, check_proportions, followed
 from ..network import outputs_of, too_small
 from ..utils.outputs import check_output_name
-from .patches import patch_maps, watched_grids
+from .patches import Watched, patch_maps
 
 __all__ = ["Until", "feature_maps", "trunk_until"]
 
@@ -78,7 +78,7 @@ def feature_maps(
     first = next(batches, None)
     if first is None:
         raise ValueError("images must hold at least one image")
-    with watched_grids(model) as grids:
+    with Watched(model) as watched:
         found, place = (_output(trunk, first), layout) if layout else _output(trunk, first, followed)
     shape = tuple(found.shape)
     if len(shape) < 2 or shape[0] != 1:
@@ -88,8 +88,8 @@ def feature_maps(
         check_proportions(shape, tuple(first.shape))
     end: Callable[[Tensor], Tensor] = nn.Identity()
     if place == "tokens" and first.ndim == 4:
-        trunk = maps = patch_maps(model, layer, output, shape, grids, said=layout is not None)
-        end = functools.partial(maps.arranged, grid=grids[maps.patches])
+        trunk = maps = patch_maps(model, layer, output, shape, watched, said=layout is not None)
+        end = functools.partial(maps.arranged, grid=watched.grids[maps.patches])
     elif place != "channels_first":
         end = FeaturesFirst()
         trunk = nn.Sequential(trunk, end)
