@@ -421,6 +421,7 @@ def _again(case, seed):
     return case[0].model, case[0].data, torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["shap", "shap_kernel"])
 def test_shap_sums_to_what_evidence_is_above_its_mean(method):
     pytest.importorskip("shap")

@@ -197,6 +197,7 @@ def test_a_user_who_has_waited_long_enough(monkeypatch):
     assert result.stderr.strip() == "Aborted."
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_letters_gets_their_numbers(place):
     (place / "table.csv").write_bytes((place / "table.csv").read_bytes().replace(b"a,b", "酒,b".encode()))
     command = [sys.executable, "-m", "zennit_neon.cli", "explain", "table.csv", "--clusters", "2"]

@@ -99,6 +99,7 @@ def test_force_begins_anew(network, root, tmp_path):
     assert {row["method"] for row in rows_of(out)} == {"masks"}
 
 
+@pytest.mark.slow
 def test_figure_and_images(network, root, tmp_path):
     figure, folder = tmp_path / "s.png", tmp_path / "deep" / "pictures"
     out = tmp_path / "scores.csv"
@@ -115,6 +116,7 @@ def test_figure_and_images(network, root, tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
+@pytest.mark.slow
 def test_images_of_other_settings_are_drawn_again(network, root, tmp_path):
     folder, out = tmp_path / "pictures", tmp_path / "scores.csv"
     path = folder / f"{NAMES[0]}_block1_masks.png"

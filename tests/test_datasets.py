@@ -213,6 +213,7 @@ def test_real_tables_have_the_size_of_the_paper(name):
         assert (found.min(axis=1).min(), found.max(axis=1).max()) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_news_are_means_of_word_vectors():
     folder = data_folder()

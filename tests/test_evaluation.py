@@ -116,6 +116,7 @@ def test_curves_by_density_are_algorithm_1(rng, ties):
     assert (expected[:, 4] == 1).all()
 
 
+@pytest.mark.slow
 def test_blocks_do_not_change_the_distribution(rng, monkeypatch):
     _, X, head, cluster, relevance = _case(rng, 20)
     z, given = torch.from_numpy(X), torch.from_numpy(relevance)
@@ -342,10 +343,9 @@ def test_other_methods_change_no_row(wine, fill, others):
     options = {"repeats": 2, "fill": fill, "max_points": 25, "random_state": 5}
     whole, some = (evaluate(wine, WINE, methods, **options) for methods in (STOCHASTIC, others))
     for name in set(others) & set(STOCHASTIC):
-        pair = [result.auc[result.methods.index(name)] for result in (whole, some)]
-        np.testing.assert_array_equal(*pair, err_msg=name)
-        pair = [result.curves[result.methods.index(name)] for result in (whole, some)]
-        np.testing.assert_array_equal(*pair, err_msg=name)
+        for part in ("auc", "curves"):
+            pair = [getattr(result, part)[result.methods.index(name)] for result in (whole, some)]
+            np.testing.assert_allclose(*pair, rtol=1e-13, err_msg=name)  # sums differ in the last bit by their place
 
 
 @pytest.mark.parametrize("fill", ["kde", 0.0])

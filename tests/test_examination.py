@@ -446,6 +446,7 @@ CLEAN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLEAN)
 def test_nothing_is_said_of_clean_networks(name):
     make, composite = CLEAN[name]

@@ -1,7 +1,6 @@
 """Heads: assignments, precision, selection, calibration, and what torch does to modules."""
 
 import copy
-import io
 import pickle
 
 import numpy as np
@@ -142,20 +141,6 @@ def test_outputs_are_in_the_order_of_the_clusters_of_interest(rng, explicit, clu
     assert torch.allclose(relevance, expected)
 
 
-def test_an_empty_batch_gives_an_empty_result(centroids, explicit):
-    assert NeuralizedKMeans(centroids, explicit=explicit)(torch.empty(0, 3)).shape == (0, 5)
-
-
-def test_calibrate_is_eq_3(centroids, explicit, rng):
-    x = rng.normal(size=(40, 3))
-    head = NeuralizedKMeans(centroids, explicit=explicit)
-    assert head.beta is None
-    assert head.calibrate(x) is head
-    own = [np.partition(reference.outlierness(point, centroids), 1)[:2] for point in x]
-    assert head.beta == pytest.approx(1 / np.mean([far - near for near, far in own]))
-    assert NeuralizedKMeans(centroids).calibrate(torch.tensor(x), batch_size=7).beta == pytest.approx(head.beta)
-
-
 def test_calibrate_refuses_data_without_evidence():
     head = NeuralizedKMeans([[0.0], [2.0]])
     with pytest.raises(ValueError, match="all points lie on boundaries"):
@@ -252,57 +237,6 @@ def test_the_head_does_not_share_memory_with_what_it_was_given(centroids):
     expected = head(x)
     given_tensor.zero_()
     assert torch.equal(head(x), expected)
-
-
-def test_a_head_has_buffers_and_no_parameters(centroids, explicit):
-    head = NeuralizedKMeans(centroids, explicit=explicit)
-    assert list(head.parameters()) == []
-    assert len(list(head.buffers())) > 0
-
-
-@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save", "state_dict"])
-@pytest.mark.parametrize("steps", [(), (Affine([1.0, 2.0, 3.0]), RowNorm())], ids=["plain", "steps"])
-def test_a_head_survives_copies(centroids, explicit, how, steps):
-    head = NeuralizedKMeans(centroids, beta=0.7, explicit=explicit, steps=steps)
-    x = torch.randn(4, 3, dtype=torch.float64)
-    if how == "deepcopy":
-        other = copy.deepcopy(head)
-    elif how == "pickle":
-        other = pickle.loads(pickle.dumps(head))
-    elif how == "torch.save":
-        file = io.BytesIO()
-        torch.save(head, file)
-        file.seek(0)
-        other = torch.load(file, weights_only=False)
-    else:
-        file = io.BytesIO()
-        torch.save(head.state_dict(), file)
-        file.seek(0)
-        other = NeuralizedKMeans(centroids + 1 + np.arange(5)[:, None], explicit=explicit, steps=steps)
-        other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(other(x), head(x))
-    assert other.beta == 0.7
-
-
-def test_half_precision_copies_keep_their_stiffness(centroids):
-    head = NeuralizedKMeans(centroids, beta=1e-9).half()
-    assert head.beta == 1e-9
-    assert head(torch.zeros(1, 3).half()).dtype == torch.float16
-
-
-@pytest.mark.parametrize("steps", [(), (RowNorm(),)], ids=["plain", "norm"])
-def test_torch_compile_gives_the_same(centroids, explicit, steps):
-    head = NeuralizedKMeans(centroids, explicit=explicit, steps=steps)
-    x = torch.randn(4, 3, dtype=torch.float64)
-    compiled = torch.compile(head, backend="aot_eager", fullgraph=True)
-    assert torch.allclose(compiled(x), head(x))
-
-
-@pytest.mark.parametrize("steps", [(), (RowNorm(),), (Affine(2 * np.eye(3)[:2]),)], ids=["plain", "norm", "mixing"])
-def test_evidence_has_the_gradient_of_the_true_function(rng, explicit, steps):
-    head = NeuralizedKMeans(rng.normal(size=(4, 2 if steps and isinstance(steps[0], Affine) else 3)), steps=steps)
-    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(head, x)
 
 
 @pytest.mark.parametrize("steps", [(), (RowNorm(),)], ids=["plain", "norm"])

@@ -1,8 +1,6 @@
 """Bisecting k-means: the tree as a network, its relevance, and what it refuses."""
 
-import copy
 import math
-import pickle
 
 import numpy as np
 import pandas
@@ -503,26 +501,6 @@ def test_clusters_of_interest(rng):
     assert some.clusters.tolist() == [7, 0, 3]
 
 
-def test_copies_compute_the_same(rng):
-    centers, paths = _clustering(rng, "random")
-    steps = [Affine(rng.normal(size=4))]
-    head = NeuralizedHierarchy(centers, paths, beta=0.7, steps=steps, labels=range(9), feature_names=list("abcd"))
-    x = torch.tensor(rng.normal(size=(6, 4)))
-    for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
-        assert torch.equal(other(x), head(x))
-        assert torch.equal(explain(other, x).relevance, explain(head, x).relevance)
-        assert (other.beta, other.paths, other.labels) == (0.7, head.paths, tuple(range(9)))
-        assert other.feature_names == ("a", "b", "c", "d")
-    fresh = NeuralizedHierarchy(rng.normal(size=centers.shape), paths, steps=steps)
-    assert not torch.allclose(fresh(x), head(x))
-    fresh.load_state_dict(head.state_dict())
-    assert torch.equal(fresh(x), head(x))
-    assert fresh.beta == 0.7
-    assert not list(head.parameters())
-    assert torch.autograd.gradcheck(head, x.requires_grad_())
-    assert "n_clusters=9, n_features=4, depth=" in repr(head)
-
-
 def test_another_state_brings_its_own_tree(rng):
     centers, paths = _clustering(rng, "balanced")
     head = NeuralizedHierarchy(centers, paths, beta=0.7)
@@ -597,14 +575,6 @@ def test_old_state_dicts_are_taken():
         x = torch.randn(4, 2)
         assert torch.equal(fresh(x), head(x))
         assert fresh.beta == head.beta
-
-
-def test_it_explains_in_inference_mode(rng):
-    centers, paths = _clustering(rng, "random")
-    head, x = NeuralizedHierarchy(centers, paths, beta=1.0), torch.tensor(rng.normal(size=(6, 4)))
-    with torch.inference_mode():
-        inside = explain(head, x).relevance
-    assert torch.equal(inside, explain(head, x).relevance)
 
 
 GOOD = [[0.0, 0.0], [8.0, 0.0], [0.0, 1.0], [0.0, -1.0]]

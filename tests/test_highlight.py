@@ -127,6 +127,7 @@ def cube(code):
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]) | st.sampled_from("\n\t <>&'\"/"))
 
 
+@pytest.mark.slow
 @given(texts, st.data())
 def test_text_and_words_of_html_are_those_of_the_document(text, data):
     scores = data.draw(st.lists(st.floats(-5, 5), min_size=200, max_size=200))
@@ -248,6 +249,7 @@ def test_text_runs_in_the_direction_of_its_first_letter(text, direction):
     assert [attrs["dir"] for _, attrs in tags if attrs.get("class") == "text"] == [direction]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_words_in_one_piece(rng):
     text = " ".join(f"word{i % 977}" for i in range(100_000))
     scores = rng.standard_t(2, 100_000)

@@ -1,8 +1,6 @@
 """Kernel k-means by support vectors: the closed form, the explicit network, and the papers' formulas."""
 
-import copy
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -222,13 +220,6 @@ def test_far_away_points_keep_their_digits_in_float32(rng):
     assert torch.allclose(head(torch.tensor(x)).double(), exact, rtol=0, atol=1e-4)
 
 
-def test_it_explains_in_inference_mode(rng):
-    head, x = NeuralizedKernelKMeans(_sets(rng), 0.3, beta=1.0), torch.tensor(rng.normal(size=(6, 4)))
-    with torch.inference_mode():
-        inside = explain(head, x).relevance
-    assert torch.equal(inside, explain(head, x).relevance)
-
-
 def test_dissipation_is_asked_of_the_rule_inside(rng):
     head, x = NeuralizedKernelKMeans(_sets(rng), 0.3, beta=1.0, explicit=True), torch.tensor(rng.normal(size=(6, 4)))
     h = head.contrast(x)
@@ -244,17 +235,6 @@ def test_dissipation_is_asked_of_the_rule_inside(rng):
     found = lossy.copy()
     found.stored_tensors["input"] = h
     assert torch.allclose(found.propagate(head.own, relevance).nan_to_num(), expected.nan_to_num(), atol=1e-12)
-
-
-def test_copies_compute_the_same(rng):
-    head = NeuralizedKernelKMeans(_sets(rng), 0.3, _weights(rng, _sets(rng), True), beta=0.7)
-    x = torch.tensor(rng.normal(size=(6, 4)))
-    head.evidence.scores(head.rows(x))
-    for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
-        assert torch.equal(other(x), head(x))
-        assert (other.beta, other.evidence.gamma) == (0.7, 0.3)
-    assert not list(head.parameters())
-    assert torch.autograd.gradcheck(head, x.requires_grad_())
 
 
 @pytest.mark.parametrize("sharpness", [1e-9, 1e-3, 1.0, 1e3, 1e9])

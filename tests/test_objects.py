@@ -156,6 +156,7 @@ def test_a_line_that_is_half_written_is_computed_again(network, scenes, tmp_path
     assert out.read_bytes().count(b"\n") == content.count(b"\n")
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_mix(network, scenes, tmp_path):
     write_voc(tmp_path, year="2012")
     write_voc(tmp_path, image_set="val")
@@ -498,6 +499,7 @@ def test_rules_may_be_the_users_own(network, scenes):
     assert (found.values[0] != usual.values[0]).all()
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(scenes):
     network = tiny_network(norm=True)
     network.model.train()
@@ -535,6 +537,7 @@ def test_refusals(network, scenes, tmp_path, computed, options, message):
     assert not (tmp_path / "scores.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_real_image():
     folder = data_folder()

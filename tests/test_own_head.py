@@ -17,6 +17,7 @@ from zennit.composites import EpsilonPlus
 from zennit.rules import ZPlus
 
 import zennit_neon as neon
+from tests.contract import HeadContract
 from zennit_neon import Affine, Head
 from zennit_neon.attribution import ClusterGradient
 from zennit_neon.captum import NEON, LayerNEON
@@ -239,3 +240,13 @@ def test_it_learns_through_the_head(page):
     model = nn.Sequential(nn.Linear(6, 6), copy.deepcopy(page.head)).double()
     model(torch.tensor(page.X)).max(1).values.mean().backward()
     assert torch.isfinite(model[0].weight.grad).all()
+
+
+class TestOwnHead(HeadContract):
+    """The head of the page keeps the contract of the package's heads."""
+
+    far = 1e2  # its scores are not relative to a center
+
+    @pytest.fixture
+    def head(self, page):
+        return page.NeuralizedKMedians(np.random.default_rng(0).normal(size=(4, 3)), beta=0.7)

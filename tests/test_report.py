@@ -81,6 +81,7 @@ def test_a_point_that_is_clearest_and_central_is_shown_once():
     assert len([ax for ax in report.figure().axes if ax.get_title().startswith("clearest")]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_reports_are_files_of_their_kind(report, suffix, tmp_path):
     path = tmp_path / f"report{suffix}"

@@ -84,6 +84,7 @@ def test_augmented_images_are_images_and_others(training, bars):
     assert ((kept > 0.3) & (kept < 3)).all()
 
 
+@pytest.mark.slow
 def test_contrastive_learning_tells_images_apart(training, bars):
     torch.manual_seed(6)
     losses = []
@@ -92,6 +93,7 @@ def test_contrastive_learning_tells_images_apart(training, bars):
     assert training.features_of(backbone, bars[0]).shape == (64, 128)
 
 
+@pytest.mark.slow
 def test_heads_give_neighbours_one_cluster_and_plain_weights_the_same(training, bars, tmp_path):
     images, kind = bars
     torch.manual_seed(7)

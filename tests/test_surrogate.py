@@ -963,6 +963,7 @@ def test_one_feature_and_many_features():
     assert np.isfinite(e.relevance).all()
 
 
+@pytest.mark.slow
 def test_a_step_of_the_fit_costs_the_same_for_many_points(monkeypatch):
     batches, whole = [], Mixture._slopes
 

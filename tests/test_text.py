@@ -792,6 +792,7 @@ def test_newsgroups_as_tf_idf(posts):
     assert len(best & {"god", "windows", "space", "game", "car", "drive", "bike"}) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_newsgroups_as_averages(posts):
     path = data_folder() / "wordvec" / "spacymd300_vocab20news.npz"

@@ -353,6 +353,7 @@ def vgg():
     return load_vgg16(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("block", [3, 4, 5])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
