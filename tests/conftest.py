@@ -1,5 +1,6 @@
 """Shared fixtures: real data where it is to be had, and settings for hypothesis."""
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -24,13 +25,43 @@ NO_DATA = (
 )
 
 
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "pairwise(strength=2): of a product, all pairs of values; other cases are slow. With 1, each value"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Skip what is marked ``data`` where there is none."""
+    """Leave most of a product marked ``pairwise`` to slow runs; skip what is marked ``data`` where there is none."""
+    products = {}
+    for item in items:
+        if item.get_closest_marker("pairwise"):
+            products.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for product in products.values():
+        for item in not_needed(product, *product[0].get_closest_marker("pairwise").args):
+            item.add_marker(pytest.mark.slow)
     if os.environ.get("ZENNIT_NEON_DATA"):
         return
     for item in items:
         if item.get_closest_marker("data"):
             item.add_marker(pytest.mark.skip(reason=NO_DATA))
+
+
+def not_needed(items, strength=2):
+    """Cases of a test that are left when each pair of values has a case; greedy, the same in every process."""
+
+    def pairs(item):
+        values = [(name, id(value)) for name, value in sorted(item.callspec.params.items())]
+        return set(itertools.combinations(values, strength))
+
+    missing = set().union(*map(pairs, items))
+    left = list(items)
+    while missing:
+        best = max(left, key=lambda item: len(pairs(item) & missing))
+        missing -= pairs(best)
+        left.remove(best)
+    return left
 
 
 def data_folder() -> Path:

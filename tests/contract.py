@@ -53,6 +53,7 @@ class HeadContract:
 
     # evidence
 
+    @pytest.mark.pairwise(1)
     @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
     def test_answers_have_the_type_of_the_points(self, head, x, dtype):
         x = x.to(dtype)
@@ -150,6 +151,7 @@ class HeadContract:
 
     # modes of torch
 
+    @pytest.mark.pairwise(1)
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
     def test_modes_of_autograd_do_not_matter(self, head, x, mode):
         expected = explain(head, x)
@@ -160,6 +162,7 @@ class HeadContract:
         assert not e.relevance.requires_grad
         assert torch.equal(e.evidence, expected.evidence)
 
+    @pytest.mark.pairwise(1)
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_autocast_does_not_matter(self, head, x, dtype):
         x = x.float()
@@ -176,6 +179,7 @@ class HeadContract:
 
     # a module like any other
 
+    @pytest.mark.pairwise(1)
     @pytest.mark.parametrize(
         "copied",
         [copy.copy, copy.deepcopy, lambda head: pickle.loads(pickle.dumps(head)), saved],
@@ -264,6 +268,7 @@ class HeadContract:
 
     # what is refused
 
+    @pytest.mark.pairwise(1)
     @pytest.mark.parametrize("ask", [lambda head, x: head(x), explain], ids=["head", "explain"])
     def test_points_that_are_none_are_refused(self, head, x, ask):
         wrong = x.clone()

@@ -508,6 +508,7 @@ def test_the_methods_of_the_paper_are_known():
     assert set(PAPER) < set(METHODS)
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("method", PLAIN)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("grad", [True, False])

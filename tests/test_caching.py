@@ -231,6 +231,7 @@ JOINS = (
 )
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("join", JOINS)
 @pytest.mark.parametrize(("rule", "inplace"), [("gamma", False), ("gamma", True), ("epsilon", True), ("flat", False)])
 def test_branches_that_meet_are_those_of_zennit(calls, join, rule, inplace):
@@ -293,6 +294,7 @@ def _randomised(trunk):
     return trunk
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("trunk", TRUNKS)
 @pytest.mark.parametrize("composite", COMPOSITE_LIST)
 def test_composites_are_those_of_zennit(calls, trunk, composite):
@@ -397,6 +399,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("network", "canonizer", "composite", "dtype"), NETWORKS)
 def test_networks_of_torchvision_are_those_of_zennit(calls, network, canonizer, composite, dtype):
     trunk, x = _randomised(network()).to(dtype), torch.randn(3, 3, 32, 32, dtype=dtype)

@@ -376,6 +376,7 @@ def test_modules_that_can_not_be_neuralised(module, error, message):
         neuralize(module)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize(("n_clusters", "threshold"), [(None, 2.0), (3, 0.5), (4, 0.2)])
 def test_birch_is_the_nearest_subcluster(table, n_clusters, threshold, scaled):
@@ -394,6 +395,7 @@ def test_birch_is_the_nearest_subcluster(table, n_clusters, threshold, scaled):
     np.testing.assert_allclose(e.relevance.sum(1), e.evidence, rtol=0, atol=1e-8 * e.evidence.max())
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("kind", ["tied", "spherical", "diag", "full"])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_mixture_with_one_covariance_is_exact(table, kind, scaled):

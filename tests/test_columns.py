@@ -178,6 +178,7 @@ STEPS = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("like", [np.asarray, torch.tensor, pandas.DataFrame])
 @pytest.mark.parametrize("behind", [[], [StandardScaler()], [StandardScaler(), PCA(3)], [Normalizer()]])
 @pytest.mark.parametrize("name", STEPS)

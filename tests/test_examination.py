@@ -190,6 +190,7 @@ FINE = {
 }
 
 
+@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FOUND)
 def test_what_is_written_in_forward_is_said(name, way):
@@ -591,6 +592,7 @@ def _gradient(model, x, composite):
     return first
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("way", EVERY_WAY)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_layer_used_several_times_is_as_good_as_copies_of_it(rule, way):
@@ -1012,6 +1014,7 @@ def _first(name, wide):
     return MixedComposite([special, EpsilonPlus()]) if wide else NameMapComposite([([name], Gamma(0.7))])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("what", WRAPPED)

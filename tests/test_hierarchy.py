@@ -134,6 +134,7 @@ def test_the_largest_evidence_is_what_predict_says(table, n_clusters, seed, stra
         assert (evidence.amax(1) > 0).all()
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     "steps",
     [

@@ -145,6 +145,7 @@ def quiet():
         yield
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("attributor", ATTRIBUTORS)
 @pytest.mark.parametrize("trunk", TRUNKS)
 @pytest.mark.parametrize("grad", [True, False])
@@ -232,6 +233,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     ("attributor", "trunk", "registered"),
     [
@@ -255,6 +257,7 @@ def test_a_model_comes_back_from_failure(case, x, failure, trunk, attributor, re
     assert torch.equal(relevance, expected)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("trunk", TRUNKS)
 @pytest.mark.parametrize("failure", FAILURES)
 def test_hooks_are_those_of_zennit_again_after_failure(case, x, failure, trunk):

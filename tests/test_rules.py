@@ -48,6 +48,7 @@ def test_hooks_give_eqs_2_and_4(case):
                 np.testing.assert_allclose(relevance[n], expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("beta", [0.0, 0.3, math.inf])
 @pytest.mark.parametrize("steps", ["plain", "diagonal", "mixing", "norm", "mixing norm"])
 @pytest.mark.parametrize("cluster", [None, 1])

@@ -160,6 +160,7 @@ def _slot_head(head, count, d):
     return head.with_preprocessing([Affine(torch.cat([eye] * count, 1) / count, None, torch.cat([eye] * count))])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "logits" not in kind])
 @pytest.mark.parametrize("options", [{}, {"cluster": 1}, {"competitor": 0}], ids=["own", "cluster", "competitor"])
 def test_all_heads_equal_the_network_on_concatenated_words(rng, texts, vectors, kind, options):
@@ -271,6 +272,7 @@ def test_documents_without_known_words_are_reported(texts, vectors, kind):
 # bags of words
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"cluster": 1}, {"competitor": 0}], ids=["own", "cluster", "competitor"])
 def test_bags_equal_the_explanation_of_the_whole_table(rng, kind, options):
