@@ -20,6 +20,7 @@ from zennit.composites import EpsilonGammaBox, EpsilonPlus, LayerMapComposite
 from zennit.rules import Epsilon, Pass
 
 import zennit_neon as neon
+from tests.strategies import pairwise
 from zennit_neon import explain
 from zennit_neon.captum import NEON, LayerNEON, NoiseTunnel
 from zennit_neon.composites import Neon, NeonVGG
@@ -524,8 +525,11 @@ def _rival(method, *args, **keywords):
     return method.attribute(*args, **keywords)
 
 
-@pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])
-@pytest.mark.parametrize("size", [None, 1, 2, 5])
+@pytest.mark.parametrize(
+    ("head", "nt_type", "size"),
+    pairwise(KINDS, ["smoothgrad", "smoothgrad_sq", "vargrad"], [None, 1, 2, 5]),
+    indirect=["head"],
+)
 def test_noise_tunnels(head, x, nt_type, size):
     more = {"nt_type": nt_type, "nt_samples": 5, "nt_samples_batch_size": size, "stdevs": 0.7}
     method = NEON(head)
