@@ -1,4 +1,6 @@
-"""Inputs that hypothesis writes."""
+"""Inputs that hypothesis writes, and few combinations of many."""
+
+import itertools
 
 import numpy as np
 from hypothesis import strategies as st
@@ -18,3 +20,24 @@ def clusterings(draw, min_clusters=2, max_clusters=6, max_features=5, max_points
     x = rng.normal(size=(n_points, n_features)) * scale * draw(st.sampled_from([0.5, 1.0, 4.0])) + shift
     beta = draw(st.sampled_from([0.0, 0.1, 1.0, 10.0])) / scale**2
     return x, centroids, beta
+
+
+def pairwise(*choices):
+    """Combinations in which any two values of different arguments meet, few of them, always the same.
+
+    In place of the full product, where a fault would show for one value or for two together.
+    """
+    choices = [list(values) for values in choices]
+    places = list(itertools.combinations(range(len(choices)), 2))
+
+    def pairs(combination):
+        return {(i, j, combination[i], combination[j]) for i, j in places}
+
+    left = list(itertools.product(*(range(len(values)) for values in choices)))
+    open_pairs, chosen = set().union(*map(pairs, left)), []
+    while open_pairs:
+        best = max(left, key=lambda combination: len(pairs(combination) & open_pairs))
+        open_pairs -= pairs(best)
+        left.remove(best)
+        chosen.append(best)
+    return [tuple(values[i] for values, i in zip(choices, combination, strict=True)) for combination in sorted(chosen)]

@@ -12,6 +12,7 @@ from torch import nn
 from zennit.composites import EpsilonPlus
 
 from tests import reference
+from tests.strategies import pairwise
 from zennit_neon import (
     Affine,
     NeuralizedHierarchy,
@@ -297,9 +298,10 @@ def test_dr_removes_the_dimension_from_the_clustering(name, own):
     if not own:
         cluster = (cluster + 1) % 3
     found = attribute("dr", setting, x, cluster)
+    smaller = [_smaller(name, i) for i in range(4)]
     for n, i in itertools.product(range(len(x)), range(4)):
         c = int(cluster[n])
-        expected = _f(setting.model, x[n], c) - _f(_smaller(name, i), _without(x[n], i), c)
+        expected = _f(setting.model, x[n], c) - _f(smaller[i], _without(x[n], i), c)
         assert float(found[n, i]) == pytest.approx(expected, abs=1e-9)
 
 
@@ -508,10 +510,7 @@ def test_the_methods_of_the_paper_are_known():
     assert set(PAPER) < set(METHODS)
 
 
-@pytest.mark.pairwise(1)
-@pytest.mark.parametrize("method", PLAIN)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize(("method", "dtype", "grad"), pairwise(PLAIN, [torch.float32, torch.float64], [True, False]))
 def test_relevance_has_the_shape_and_type_of_the_points(method, dtype, grad):
     setting, x, cluster = _case("kernel ragged")
     setting.data, x = setting.data.to(dtype), x.to(dtype)

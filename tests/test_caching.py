@@ -231,7 +231,6 @@ JOINS = (
 )
 
 
-@pytest.mark.pairwise(1)
 @pytest.mark.parametrize("join", JOINS)
 @pytest.mark.parametrize(("rule", "inplace"), [("gamma", False), ("gamma", True), ("epsilon", True), ("flat", False)])
 def test_branches_that_meet_are_those_of_zennit(calls, join, rule, inplace):
@@ -294,9 +293,15 @@ def _randomised(trunk):
     return trunk
 
 
-@pytest.mark.pairwise(1)
-@pytest.mark.parametrize("trunk", TRUNKS)
-@pytest.mark.parametrize("composite", COMPOSITE_LIST)
+def _trunks_and_composites():
+    """Two composites for each trunk, all of them for one, and all for all among slow tests."""
+    for place, trunk in enumerate(TRUNKS):
+        for number, composite in enumerate(COMPOSITE_LIST):
+            some = place == 0 or (number - place) % len(COMPOSITE_LIST) in (0, 2)
+            yield pytest.param(trunk, composite, marks=[] if some else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("trunk", "composite"), _trunks_and_composites())
 def test_composites_are_those_of_zennit(calls, trunk, composite):
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     model = with_head(_randomised(TRUNKS[trunk]().double()), x, count=3)
@@ -399,7 +404,6 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.pairwise
 @pytest.mark.parametrize(("network", "canonizer", "composite", "dtype"), NETWORKS)
 def test_networks_of_torchvision_are_those_of_zennit(calls, network, canonizer, composite, dtype):
     trunk, x = _randomised(network()).to(dtype), torch.randn(3, 3, 32, 32, dtype=dtype)

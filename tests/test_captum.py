@@ -20,6 +20,7 @@ from zennit.composites import EpsilonGammaBox, EpsilonPlus, LayerMapComposite
 from zennit.rules import Epsilon, Pass
 
 import zennit_neon as neon
+from tests.strategies import pairwise
 from zennit_neon import explain
 from zennit_neon.captum import NEON, LayerNEON, NoiseTunnel
 from zennit_neon.composites import Neon, NeonVGG
@@ -91,7 +92,6 @@ def _by_zennit(model, composite, x, target):
 TARGETS = [None, 2, [3, 0, 1, 2, 0, 0, 3], torch.tensor(1), torch.tensor([1]), torch.tensor([3, 0, 1, 2, 0, 0, 3])]
 
 
-@pytest.mark.pairwise
 @pytest.mark.parametrize("target", TARGETS, ids=["none", "int", "list", "scalar", "one", "tensor"])
 def test_it_is_explain_for_heads(head, x, target):
     one = torch.as_tensor([] if target is None else target).flatten().tolist()
@@ -158,7 +158,6 @@ def test_targets_are_outputs_not_clusters(kind, x):
             method.attribute(x, 2)
 
 
-@pytest.mark.pairwise
 @pytest.mark.parametrize("composite", [None, Neon()])
 @pytest.mark.parametrize("target", [2, [1, 2, 0], (2, 3, 1), [(0, 0, 0), (3, 2, 1), (0, 3, 0)]])
 @pytest.mark.parametrize("kind", ["kmeans", "kmeans explicit", "kernel", "softmax absolute"])
@@ -197,7 +196,6 @@ def test_locations_have_no_assigned_cluster(composite):
         method.attribute(images, (0, 3))
 
 
-@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtypes(head, x, dtype):
     relevance, delta = NEON(head).attribute(x.to(dtype), return_convergence_delta=True)
@@ -527,9 +525,11 @@ def _rival(method, *args, **keywords):
     return method.attribute(*args, **keywords)
 
 
-@pytest.mark.pairwise
-@pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])
-@pytest.mark.parametrize("size", [None, 1, 2, 5])
+@pytest.mark.parametrize(
+    ("head", "nt_type", "size"),
+    pairwise(KINDS, ["smoothgrad", "smoothgrad_sq", "vargrad"], [None, 1, 2, 5]),
+    indirect=["head"],
+)
 def test_noise_tunnels(head, x, nt_type, size):
     more = {"nt_type": nt_type, "nt_samples": 5, "nt_samples_batch_size": size, "stdevs": 0.7}
     method = NEON(head)

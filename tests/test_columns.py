@@ -31,6 +31,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
+from tests.strategies import pairwise
 from zennit_neon import KernelKMeans, explain, neuralize
 from zennit_neon.estimators.columns import Encoding, encode
 from zennit_neon.utils.tables import Table
@@ -178,10 +179,12 @@ STEPS = {
 }
 
 
-@pytest.mark.pairwise
-@pytest.mark.parametrize("like", [np.asarray, torch.tensor, pandas.DataFrame])
-@pytest.mark.parametrize("behind", [[], [StandardScaler()], [StandardScaler(), PCA(3)], [Normalizer()]])
-@pytest.mark.parametrize("name", STEPS)
+BEHIND = [[], [StandardScaler()], [StandardScaler(), PCA(3)], [Normalizer()]]
+
+
+@pytest.mark.parametrize(
+    ("name", "behind", "like"), pairwise(STEPS, BEHIND, [np.asarray, torch.tensor, pandas.DataFrame])
+)
 def test_bent_columns_of_numbers(name, behind, like):
     X = np.random.default_rng(0).lognormal(1, 1, (90, 4))
     pipeline = make_pipeline(

@@ -1,8 +1,8 @@
 """Thousands of random heads, Pipelines and questions against the slow transcription of the papers, from one seed.
 
 Each case is one point of one clustering with one question: evidence, relevance of features, and relevance of
-competitors have to be those of ``reference.py`` in float64. ``ZENNIT_NEON_FUZZ`` sets the number of cases, and
-``ZENNIT_NEON_SEED`` the seed.
+competitors have to be those of ``reference.py`` in float64. ``ZENNIT_NEON_FUZZ`` sets the number of cases of the slow
+tests, and ``ZENNIT_NEON_SEED`` the seed.
 """
 
 import os
@@ -28,7 +28,7 @@ from zennit_neon import (
     neuralize,
 )
 
-CASES = int(os.environ.get("ZENNIT_NEON_FUZZ", 12_000))
+FEW, MANY = 3_000, int(os.environ.get("ZENNIT_NEON_FUZZ", 12_000))
 SEED = int(os.environ.get("ZENNIT_NEON_SEED", 0))
 
 #: Points of one clustering: each is a case.
@@ -246,9 +246,10 @@ def steps(rng):
     return len(X)
 
 
+@pytest.mark.parametrize("cases", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
 @pytest.mark.parametrize("family", [kmeans, pipelines, kernels, soft, trees, steps], ids=lambda family: family.__name__)
-def test_random_cases_equal_the_reference(family, one_thread):
-    wanted = CASES * (3 if family is kmeans else 1) // 8
+def test_random_cases_equal_the_reference(family, cases, one_thread):
+    wanted = cases * (3 if family is kmeans else 1) // 8
     done, seed = 0, SEED
     while done < wanted:
         try:

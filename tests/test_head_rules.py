@@ -41,7 +41,7 @@ def parts():
     rng = np.random.default_rng(9)
     sets = [rng.uniform(0, 1, size=(p, 5)) for p in (2, 3, 1, 2)]
     weights = [rng.uniform(0.3, 1, size=len(part)) for part in sets]
-    return sets, weights, rng.uniform(0, 1, size=(10, 5))
+    return sets, weights, rng.uniform(0, 1, size=(7, 5))
 
 
 def options(form):

@@ -46,7 +46,15 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "size", "layers", "layout"), NETWORKS, ids=lambda value: str(value)[:20])
+#: Networks that take long to make, and whose layers others have as well.
+SLOW = ("swin_v2_t", "densenet121", "vgg11_bn", "efficientnet_b0", "maxvit_t")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layers", "layout"),
+    [pytest.param(*given, marks=[pytest.mark.slow] * (given[0] in SLOW)) for given in NETWORKS],
+    ids=lambda value: str(value)[:20],
+)
 def test_features_of_networks(name, size, layers, layout):
     network = getattr(models, name)(weights=None).eval()
     image = torch.randn(1, 3, size, size)

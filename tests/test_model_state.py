@@ -11,6 +11,7 @@ from zennit.attribution import Gradient
 from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat, MixedComposite, NameMapComposite
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
+from tests.strategies import pairwise
 from tests.test_caching import Doubled, with_head
 from zennit_neon.attribution import ClusterGradient, positive_evidence
 from zennit_neon.composites import Neon
@@ -145,7 +146,6 @@ def quiet():
         yield
 
 
-@pytest.mark.pairwise
 @pytest.mark.parametrize("attributor", ATTRIBUTORS)
 @pytest.mark.parametrize("trunk", TRUNKS)
 @pytest.mark.parametrize("grad", [True, False])
@@ -233,19 +233,18 @@ FAILURES = {
 }
 
 
-@pytest.mark.pairwise
-@pytest.mark.parametrize(
-    ("attributor", "trunk", "registered"),
-    [
-        ("cluster gradient", "gamma box", True),
-        ("cluster gradient", "gamma box", False),
-        ("cluster gradient", "unknown", False),
-        ("gradient", "gamma box", True),
-    ],
-)
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_model_comes_back_from_failure(case, x, failure, trunk, attributor, registered):
-    model, canonizers = case
+#: Attributor, trunk, and whether it is registered before.
+USES = [
+    ("cluster gradient", "gamma box", True),
+    ("cluster gradient", "gamma box", False),
+    ("cluster gradient", "unknown", False),
+    ("gradient", "gamma box", True),
+]
+
+
+@pytest.mark.parametrize(("case", "use", "failure"), pairwise(MODELS, USES, FAILURES), indirect=["case"])
+def test_a_model_comes_back_from_failure(case, x, failure, use):
+    (model, canonizers), (attributor, trunk, registered) = case, use
     fail, error = FAILURES[failure]
     made = ATTRIBUTORS[attributor](model, Neon(TRUNKS[trunk](canonizers())))
     with unharmed(model):
@@ -257,9 +256,7 @@ def test_a_model_comes_back_from_failure(case, x, failure, trunk, attributor, re
     assert torch.equal(relevance, expected)
 
 
-@pytest.mark.pairwise
-@pytest.mark.parametrize("trunk", TRUNKS)
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize(("case", "trunk", "failure"), pairwise(MODELS, TRUNKS, FAILURES), indirect=["case"])
 def test_hooks_are_those_of_zennit_again_after_failure(case, x, failure, trunk):
     model, canonizers = case
     fail, error = FAILURES[failure]

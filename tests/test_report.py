@@ -116,13 +116,13 @@ def test_the_page_holds_everything_and_escapes_names(report, rng):
 CONTROLS = ["\x1b", "\x9b", "\x07", *map(chr, (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))]
 
 
-@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: f"{ord(control):x}")
-def test_controls_of_names_are_shown_and_not_obeyed(control, rng):
-    frame = pandas.DataFrame(rng.normal(size=(20, 2)), columns=[f"a{control}[31mb", "c"])
-    report = Report(f"title{control}", frame, explain(KMeans(2, n_init=1, random_state=0).fit(frame), frame))
-    assert control not in report.text()
-    assert control not in report.page()
-    assert "title" in report.text()
+def test_controls_of_names_are_shown_and_not_obeyed(rng):
+    frame = pandas.DataFrame(rng.normal(size=(20, 2)), columns=["".join(f"a{c}[31mb" for c in CONTROLS), "c"])
+    title = "".join(f"title{control}" for control in CONTROLS)
+    report = Report(title, frame, explain(KMeans(2, n_init=1, random_state=0).fit(frame), frame))
+    for shown in (report.text(), report.page()):
+        assert not set(CONTROLS) & set(shown)
+        assert "title" in shown
 
 
 def test_the_policy_of_the_page_lets_in_its_style_and_its_pictures_alone(report):

@@ -1,5 +1,6 @@
 """Relevance of words: the combined linear layer slot by slot, bags of words feature by feature, and never dense."""
 
+import itertools
 import math
 import pickle
 import tracemalloc
@@ -154,15 +155,25 @@ def _heads(rng, d):
 KINDS = sorted(_heads(np.random.default_rng(0), 6))
 
 
+QUESTIONS = {"own": {}, "cluster": {"cluster": 1}, "competitor": {"competitor": 0}}
+#: Heads of which each way to ask is tried.
+ASKED = {"kernel", "tree", "mixing norm"}
+
+
+def asked(kinds):
+    """Kinds of heads with questions: one for all, the others for some, and all for all among slow tests."""
+    for kind, (name, options) in itertools.product(kinds, QUESTIONS.items()):
+        slow = [] if name == "own" or kind in ASKED else [pytest.mark.slow]
+        yield pytest.param(kind, options, id=f"{kind}-{name}", marks=slow)
+
+
 def _slot_head(head, count, d):
     """The same clustering on ``count`` vectors side by side: the average and the first layer as one linear layer."""
     eye = torch.eye(d, dtype=torch.float64)
     return head.with_preprocessing([Affine(torch.cat([eye] * count, 1) / count, None, torch.cat([eye] * count))])
 
 
-@pytest.mark.pairwise
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "logits" not in kind])
-@pytest.mark.parametrize("options", [{}, {"cluster": 1}, {"competitor": 0}], ids=["own", "cluster", "competitor"])
+@pytest.mark.parametrize(("kind", "options"), asked(kind for kind in KINDS if "logits" not in kind))
 def test_all_heads_equal_the_network_on_concatenated_words(rng, texts, vectors, kind, options):
     head, conserves = _heads(rng, 6)[kind]
     average = WordAverage(vectors)
@@ -272,9 +283,7 @@ def test_documents_without_known_words_are_reported(texts, vectors, kind):
 # bags of words
 
 
-@pytest.mark.pairwise
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"cluster": 1}, {"competitor": 0}], ids=["own", "cluster", "competitor"])
+@pytest.mark.parametrize(("kind", "options"), asked(KINDS))
 def test_bags_equal_the_explanation_of_the_whole_table(rng, kind, options):
     X = rng.uniform(size=(30, 12)) * (rng.uniform(size=(30, 12)) < 0.4)
     X[:, 0] += X.sum(1) == 0

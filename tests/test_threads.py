@@ -73,7 +73,7 @@ def _context(model, composite, x):
         return attributor(x)[1]
 
 
-def in_threads(run, items, repeats=5):
+def in_threads(run, items, repeats=3):
     """Results of a function on each item, several times, in a thread for each item."""
     found, start = [[] for _ in items], threading.Barrier(len(items))
 
@@ -96,7 +96,7 @@ def in_threads(run, items, repeats=5):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", MODELS)
 def test_threads_get_what_one_gets(name, way):
-    batches = [torch.randn(30, 6) for _ in range(6)]
+    batches = [torch.randn(30, 6) for _ in range(4)]
     model, composite = with_head(MODELS[name](), batches[0], beta=1.0).train(), EpsilonPlus()
     with unharmed(model):
         expected = [WAYS[way](model, composite, x) for x in batches]
