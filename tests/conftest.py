@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-hypothesis.settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
-hypothesis.settings.load_profile("default")
+for name, examples in (("few", 20), ("many", 100)):
+    hypothesis.settings.register_profile(name, deadline=None, max_examples=examples, derandomize=True)
 
 UCI = ("buddymove", "hepac", "tripadvisor", "sales", "wholesale")
 
@@ -22,6 +22,11 @@ NO_DATA = (
     "with its test files, sklearn with the cache of fetch_20newsgroups, and wordvec with word vectors as .npz "
     "(words, vectors, perhaps row): glove50_vocab20news and spacymd300_vocab20news"
 )
+
+
+def pytest_configure(config):
+    """Where slow tests run, hypothesis tries more."""
+    hypothesis.settings.load_profile("few" if "not slow" in config.option.markexpr else "many")
 
 
 def pytest_collection_modifyitems(items):
