@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-hypothesis.settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
-hypothesis.settings.load_profile("default")
+for name, examples in (("few", 20), ("many", 100)):
+    hypothesis.settings.register_profile(name, deadline=None, max_examples=examples, derandomize=True)
 
 UCI = ("buddymove", "hepac", "tripadvisor", "sales", "wholesale")
 
@@ -26,9 +26,11 @@ NO_DATA = (
 
 
 def pytest_configure(config):
+    """Where slow tests run, hypothesis tries more."""
     config.addinivalue_line(
         "markers", "pairwise(strength=2): of a product, all pairs of values; other cases are slow. With 1, each value"
     )
+    hypothesis.settings.load_profile("few" if "not slow" in config.option.markexpr else "many")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -424,7 +424,7 @@ def _again(case, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["shap", "shap_kernel"])
+@pytest.mark.parametrize("method", [pytest.param("shap", marks=pytest.mark.slow), "shap_kernel"])  # it is compiled
 def test_shap_sums_to_what_evidence_is_above_its_mean(method):
     pytest.importorskip("shap")
     setting, x, cluster = _case("kernel ragged", n=2)
@@ -440,7 +440,7 @@ def test_shap_sums_to_what_evidence_is_above_its_mean(method):
     assert torch.equal(found, again)
 
 
-@pytest.mark.parametrize("method", ["shap", "shap_kernel"])
+@pytest.mark.parametrize("method", [pytest.param("shap", marks=pytest.mark.slow), "shap_kernel"])  # it is compiled
 def test_shap_is_linear_where_evidence_is(rng, method):
     pytest.importorskip("shap")
     centroids = rng.normal(size=(2, 3))

@@ -404,7 +404,10 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize(("network", "canonizer", "composite", "dtype"), NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "canonizer", "composite", "dtype"),
+    [pytest.param(*given, marks=[pytest.mark.slow] * (given[-1] == torch.float32)) for given in NETWORKS],
+)
 def test_networks_of_torchvision_are_those_of_zennit(calls, network, canonizer, composite, dtype):
     trunk, x = _randomised(network()).to(dtype), torch.randn(3, 3, 32, 32, dtype=dtype)
     made = COMPOSITE_LIST[composite]()

@@ -246,14 +246,15 @@ def test_names_of_rows_in_the_output(name, place):
     assert set(header[1:3]) == {f"{column}_" if column == name else column for column in ("cluster", "evidence")}
 
 
-@pytest.mark.parametrize("control", ["\x1b[31m", "\u202e", "\u2066", "\x07"])
-def test_controls_in_names_of_columns_and_rows(control, place):
+def test_controls_in_names_of_columns_and_rows(place):
+    controls = "\x1b\u202e\u2066\x07"
+    control = "[31m".join(controls)
     frame = pandas.read_csv("table.csv").rename(columns={"a": f"a{control}a"})
     frame.insert(0, "id", [f"{control}{i}" for i in range(len(frame))])
     frame.to_csv("table.csv", index=False)
     arguments = ["explain", "table.csv", "--clusters", "2", "--index", "id", "--plot", "page.html", "--out", "out.csv"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert control[0] not in result.output
-    assert control[0] not in (place / "page.html").read_text()
+    assert not set(controls) & set(result.output)
+    assert not set(controls) & set((place / "page.html").read_text())
     assert pandas.read_csv("out.csv")["id"].tolist() == frame["id"].tolist()

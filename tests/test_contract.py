@@ -83,9 +83,16 @@ for number, (name, steps) in enumerate(STEPS.items()):
     HEADS[f"tree, {name}"] = functools.partial(tree, steps=steps)
 
 
+#: Each kind of head behind some steps; behind the others among slow tests.
+LESS = {
+    *("k-means, rotated", "k-means, norm", "k-means, soft, scaled", "k-means, soft, norm"),
+    *("kernel, scaled", "kernel, all", "tree, rotated", "tree, all"),
+}
+
+
 class TestHeads(HeadContract):
     """Heads of the package, in all their forms."""
 
-    @pytest.fixture(params=HEADS)
+    @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LESS)) for name in HEADS])
     def head(self, request):
         return HEADS[request.param]()

@@ -975,7 +975,9 @@ def test_reparametrised_layers_have_their_effective_weight(change, way):
         assert torch.equal(model.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [way if way == "explain" else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
+)
 @pytest.mark.parametrize("what", ["trunk", "model", "in place", "head"])
 def test_compiled_modules_are_explained_uncompiled(what, way):
     torch._dynamo.reset()

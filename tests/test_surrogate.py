@@ -1015,7 +1015,10 @@ def wide(sizes, width, scale, seed):
     return scale * rng.normal(size=(len(sizes), width))[y] + rng.normal(size=(len(y), width)), y
 
 
-@pytest.mark.parametrize(("sizes", "width", "scale"), [((60, 40, 30, 20, 10), 300, 0.2), ((5,) * 20, 300, 0.25)])
+@pytest.mark.parametrize(
+    ("sizes", "width", "scale"),
+    [((60, 40, 30, 20, 10), 300, 0.2), pytest.param((5,) * 20, 300, 0.25, marks=pytest.mark.slow)],
+)
 def test_no_worse_than_class_means_where_features_are_many(sizes, width, scale):
     """On the very points that are held out, on average of some seeds."""
     ours, means = [], []

@@ -81,10 +81,9 @@ def test_points_of_every_kind_through_every_door(kind):
         assert np.allclose(e.summary(), want.summary())
         assert np.allclose(e.to_frame().iloc[:, 2:], want.to_frame().iloc[:, 2:])
         assert np.allclose(e.to_shap().data, X)
-        assert plot.point(e, 5)[1].get_title() == plot.point(want, 5)[1].get_title() or kind in (
-            "frame",
-            "sparse frame",
-        )
+        if name == "k-means":
+            titles = [plot.point(one, 5)[1].get_title() for one in (e, want)]
+            assert titles[0] == titles[1] or kind in ("frame", "sparse frame")
         assert e.feature_names == (NAMES if kind in TABLES else want.feature_names)
         noisy = e.with_noise(np.arange(60) < 3)
         assert np.isnan(_dense(noisy.relevance)[:3]).all()
