@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.cluster import KMeans
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.feature_selection import SelectKBest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import zennit_neon as neon
+from zennit_neon.text import BagVectorizer, explain_text
 from zennit_neon.utils.registry import Registry
 
 
@@ -101,8 +104,9 @@ class Cyclic(TransformerMixin, BaseEstimator):
 def registered(monkeypatch):
     """Registries that forget what a test adds."""
     from zennit_neon.estimators import adapters, columns, steps
+    from zennit_neon.text import vectorizers
 
-    for module in (adapters, columns, steps):
+    for module in (adapters, columns, steps, vectorizers):
         for name in ("_classes", "_names"):
             monkeypatch.setattr(module._REGISTRY, name, dict(getattr(module._REGISTRY, name)))
 
@@ -126,6 +130,36 @@ def test_a_pipeline_of_foreign_parts_is_explained_exactly(registered, rng, by_na
     np.testing.assert_allclose(e.relevance.sum(1), e.evidence, rtol=1e-10)
     inner = neon.explain(Prototypes().fit(2 * Cyclic().fit(X).transform(X)), 2 * Cyclic().fit(X).transform(X))
     np.testing.assert_allclose(e.relevance, inner.relevance[:, :2] + inner.relevance[:, 2:], rtol=1e-9, atol=1e-12)
+
+
+class Titles:
+    """A vectorizer of someone else."""
+
+    def __init__(self, counts):
+        self.counts = counts
+
+    def transform(self, texts):
+        return self.counts.transform(texts)
+
+
+def test_a_foreign_vectorizer_is_explained_word_by_word(registered):
+    texts = ["the cat sat on a mat", "a cat and a mat", "stocks fell", "stocks and bonds fell"]
+    counts = CountVectorizer().fit(texts)
+    clustering = KMeans(2, n_init=1, random_state=0).fit(counts.transform(texts))
+    with pytest.raises(TypeError, match="vectorizer must be a fitted WordAverage"):
+        explain_text(clustering, texts, vectorizer=Titles(counts))
+    explain_text.register(Titles, lambda one: one.counts)
+    with pytest.raises(TypeError, match=r"explain_text.register has for a Titles must return a TextVectorizer"):
+        explain_text(clustering, texts, vectorizer=Titles(counts))
+    explain_text.register(Titles, lambda one: BagVectorizer(one.counts))
+    found = explain_text(clustering, texts, vectorizer=Titles(counts))
+    expected = explain_text(clustering, texts, vectorizer=counts)
+    assert (found.relevance != expected.relevance).nnz == 0
+    assert found.words.tolist() == expected.words.tolist()
+    chosen = make_pipeline(Titles(counts), SelectKBest(k=4))
+    chosen.steps[1][1].fit(counts.transform(texts), [0, 0, 1, 1])
+    clustering = KMeans(2, n_init=1, random_state=0).fit(chosen[1:].transform(counts.transform(texts)))
+    assert len(explain_text(clustering, texts, vectorizer=chosen).words) == 4
 
 
 def test_source_columns_of_known_and_unknown_transformers():

@@ -13,7 +13,6 @@ from zennit.composites import EpsilonGammaBox, EpsilonPlus
 from zennit.core import Composite
 from zennit.torchvision import ResNetCanonizer
 
-from . import composites
 from .attribution import ClusterGradient
 from .composites import Neon, NeonVGG
 from .features.maps import Until, feature_maps, trunk_until
@@ -220,13 +219,14 @@ class ImageExplanation:
 def default_composite(network: Network) -> Neon:
     """Rules for a network whose user names none.
 
-    ``Attention`` for networks with layer or RMS norms (transformers, ConvNeXt), ``EpsilonGammaBox`` of Zennit with its
+    ``EpsilonPlus`` for networks with layer or RMS norms (transformers, ConvNeXt), which has no rule for attention and
+    norms and is warned about; ``EpsilonGammaBox`` of Zennit with its
     canonizer for the ResNets of torchvision, :class:`NeonVGG` for all others, with the bounds of the network.
     """
     from torchvision.models import ResNet
 
     if any(isinstance(module, (nn.LayerNorm, nn.RMSNorm)) for module in network.model.modules()):
-        return Neon(getattr(composites, "Attention", EpsilonPlus)())
+        return Neon(EpsilonPlus())
     if isinstance(network.model, ResNet):
         return Neon(EpsilonGammaBox(network.low, network.high, canonizers=[ResNetCanonizer()]))
     return NeonVGG(network.low, network.high)

@@ -2,13 +2,16 @@
 
 from .highlight import Highlight, page
 from .token_explanation import TokenExplanation, TokenMean, explain_tokens
+from .vectorizers import BagVectorizer, TextVectorizer
 from .vectors import WordVectors
 from .word_average import WordAverage, tokens
 from .word_explanation import TextExplanation, explain_text
 
 __all__ = [
+    "BagVectorizer",
     "Highlight",
     "TextExplanation",
+    "TextVectorizer",
     "TokenExplanation",
     "TokenMean",
     "WordAverage",

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from .word_average import WordAverage
 
-__all__ = ["AverageVectorizer", "BagVectorizer", "WordList", "TextVectorizer", "flatten_steps", "split_vectorizer"]
+__all__ = [
+    "AverageVectorizer",
+    "BagVectorizer",
+    "WordList",
+    "TextVectorizer",
+    "flatten_steps",
+    "register",
+    "split_vectorizer",
+]
 
 #: Methods by which a vectorizer of scikit-learn finds words, if they are its own.
 BUILDERS = ("build_analyzer", "build_preprocessor", "build_tokenizer", "decode")
@@ -202,6 +210,7 @@ def _hashing(vectorizer: Any) -> BagVectorizer:
 
 
 _REGISTRY: Registry[TextVectorizer] = Registry()
+register = _REGISTRY.register
 for _name, _adapter in {
     "sklearn.CountVectorizer": BagVectorizer,
     "sklearn.HashingVectorizer": _hashing,
@@ -223,6 +232,11 @@ def split_vectorizer(steps: list[Any]) -> tuple[TextVectorizer | None, list[Any]
     if adapter is None:
         return None, steps
     first = adapter(steps[0])
+    if not isinstance(first, TextVectorizer):
+        raise TypeError(
+            f"the function that explain_text.register has for a {type(steps[0]).__name__} must return a "
+            f"TextVectorizer, got {first!r}"
+        )
     if not isinstance(first, BagVectorizer):
         return first, steps[1:]
     count = 1  # a selection after scales would be a dense matrix in a head
@@ -232,7 +246,4 @@ def split_vectorizer(steps: list[Any]) -> tuple[TextVectorizer | None, list[Any]
             count = place
         elif not kinds & SCALES:
             break
-    return BagVectorizer(steps[0], steps[1:count]), steps[count:]
-
-
-split_vectorizer.register = _REGISTRY.register  # type: ignore[attr-defined]
+    return type(first)(first.vectorizer, steps[1:count]), steps[count:]

@@ -19,7 +19,7 @@ from ..utils.validation import check_int
 from .base import DocumentExplanation, filled
 from .highlight import Highlight
 from .plot import top_words
-from .vectorizers import TextVectorizer, WordList, flatten_steps, split_vectorizer
+from .vectorizers import TextVectorizer, WordList, flatten_steps, register, split_vectorizer
 from .word_attributor import NOISE, WordAttributor, keep_known_labels
 from .word_average import check_texts
 
@@ -62,7 +62,8 @@ def explain_text(
         Documents; for bags of words also what the vectorizer makes of them, and the steps that select words.
     vectorizer : optional
         A fitted vectorizer (or a Pipeline of one with more steps), where ``model`` does not begin with one; or for a
-        sparse matrix the V words.
+        sparse matrix the V words. ``explain_text.register`` adds other classes: a function from the vectorizer to a
+        :class:`~zennit_neon.text.TextVectorizer`.
     cluster : label, or sequence of labels, optional
         Explain the evidence of this cluster (or one for each document); by default the one a document is assigned to.
     competitor : label, optional
@@ -126,6 +127,9 @@ def explain_text(
         _attributor=attributor,
         _target=target,
     )
+
+
+explain_text.register = register  # type: ignore[attr-defined]
 
 
 def _read(model: Any, vectorizer: Any) -> tuple[TextVectorizer, list[Any]]:
