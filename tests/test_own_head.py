@@ -242,6 +242,54 @@ def test_it_learns_through_the_head(page):
     assert torch.isfinite(model[0].weight.grad).all()
 
 
+def _broken(page, **methods):
+    layer = type("Broken", (page.ManhattanEvidence,), methods)
+    head = page.NeuralizedKMedians(MEDIANS, beta=1.0)
+    head.evidence = layer(head.evidence.medians, 1.0)
+    return head
+
+
+MEDIANS = np.random.default_rng(5).normal(size=(4, 3))
+
+
+def _scaled(factor):
+    def redistribute(self, points, coefficients, cluster, out=None):
+        return factor * sum(a[:, None] * (points - m).abs() for m, a in zip(self.medians, coefficients.T, strict=True))
+
+    return redistribute
+
+
+@pytest.mark.parametrize(
+    ("methods", "error", "message"),
+    [
+        ({"scores": lambda self, x: x[:, :2]}, TypeError, r"Broken.scores must return .* \(6, 4\) for points \(6, 3\)"),
+        ({"scores": lambda self, x: torch.zeros(len(x), 4).long()}, TypeError, r"got torch.int64 \(6, 4\)"),
+        ({"scores": lambda self, x: np.zeros((len(x), 4))}, TypeError, "got ndarray"),
+        ({"redistribute": lambda self, x, *_: x[:, :2]}, TypeError, r"redistribute must return .*got .*\(6, 2\)"),
+        ({"redistribute": lambda self, x, *_: None}, TypeError, "redistribute must return .*got NoneType"),
+        ({"redistribute": _scaled(2.0)}, ValueError, "redistribute must return relevance that sums"),
+    ],
+)
+def test_layers_that_break_the_contract_are_refused(page, rng, methods, error, message):
+    with pytest.raises(error, match=message):
+        neon.explain(_broken(page, **methods), rng.normal(size=(6, 3)))
+
+
+def test_a_layer_may_say_that_it_loses_relevance(page, rng):
+    e = neon.explain(_broken(page, redistribute=_scaled(0.5), conserves=False), rng.normal(size=(6, 3)))
+    assert not e.conserves
+    np.testing.assert_allclose(e.relevance.sum(1), e.evidence / 2, **CLOSE)
+
+
+def test_heads_that_do_not_fit_their_layer_are_refused(page):
+    head = page.NeuralizedKMedians(MEDIANS, beta=1.0)
+    head.n_clusters = 3
+    with pytest.raises(ValueError, match="has 3 clusters, but its evidence layer 4"):
+        neon.explain(head, MEDIANS)
+    with pytest.raises(ValueError, match="at least 2 clusters to be explained, got 1"):
+        page.NeuralizedKMedians(MEDIANS[:1])
+
+
 class TestOwnHead(HeadContract):
     """The head of the page keeps the contract of the package's heads."""
 

@@ -132,6 +132,21 @@ def test_a_pipeline_of_foreign_parts_is_explained_exactly(registered, rng, by_na
     np.testing.assert_allclose(e.relevance, inner.relevance[:, :2] + inner.relevance[:, 2:], rtol=1e-9, atol=1e-12)
 
 
+def test_what_registered_functions_return_is_checked(registered, rng):
+    neon.neuralize.register(Prototypes, lambda model: model.points_)
+    with pytest.raises(TypeError, match="neuralize.register has for a Prototypes must return a head, .*got a ndarray"):
+        neon.neuralize(Prototypes().fit(rng.normal(size=(5, 2))))
+    step = Cyclic().fit(np.zeros((2, 1)))
+    for wrong in ([0.5, 0.0], [-1, 0], [[0], [0]]):
+        neon.source_columns.register(Cyclic, lambda step, wrong=wrong: wrong)
+        with pytest.raises(TypeError, match="source_columns.register has for a Cyclic must return the number of a col"):
+            neon.source_columns(step)
+    neon.source_columns.register(Cyclic, lambda step: [0, 7])
+    X = rng.uniform(0, 24, (20, 1))
+    with pytest.raises(ValueError, match="names column 7, but it gets 1 columns"):
+        neon.explain(make_pipeline(Cyclic(), KMeans(2, n_init=1)).fit(X), X)
+
+
 class Titles:
     """A vectorizer of someone else."""
 

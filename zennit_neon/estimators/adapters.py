@@ -37,7 +37,13 @@ def to_head(clustering: Any) -> Head:
     """
     adapter = _REGISTRY.find(clustering)
     if adapter is not None:
-        return adapter(clustering)
+        head = adapter(clustering)
+        if not isinstance(head, Head):
+            raise TypeError(
+                f"the function that neuralize.register has for a {type(clustering).__name__} must return a head, such "
+                f"as NeuralizedKMeans(points), got a {type(head).__name__}"
+            )
+        return head
     for kind in type(clustering).__mro__:
         if (reason := _REFUSED.get(kind.__name__)) and kind.__module__.startswith("sklearn."):
             refusal = ValueError if kind.__name__ == "FeatureAgglomeration" else InexactError

@@ -143,7 +143,13 @@ def source_columns(transformer: Any) -> Array:
             f"{type(transformer).__name__} is not known to work column by column; known are {_REGISTRY.names}, and "
             "what is added with source_columns.register"
         )
-    return np.asarray(adapter(transformer), dtype=np.int64)
+    found = np.asarray(adapter(transformer))
+    if found.ndim != 1 or found.dtype.kind not in "iu" or (found < 0).any():
+        raise TypeError(
+            f"the function that source_columns.register has for a {type(transformer).__name__} must return the number "
+            f"of a column, 0 or more, for each output, got {found.tolist()!r}"
+        )
+    return found.astype(np.int64)
 
 
 source_columns.register = _REGISTRY.register  # type: ignore[attr-defined]
@@ -239,7 +245,13 @@ def _chosen(rows: Any, block: Block) -> Any:
 def _columnwise(step: Any, rows: Any) -> Encoding:
     """A step each of whose numbers comes from one column, or ``InexactError``."""
     if _REGISTRY.find(step) is not None:
-        return Encoding(step.transform, source_columns(step))
+        found = source_columns(step)
+        if np.ndim(rows) == 2 and len(found) and found.max() >= rows.shape[1]:
+            raise ValueError(
+                f"source_columns of {type(step).__name__} names column {found.max()}, but it gets "
+                f"{rows.shape[1]} columns"
+            )
+        return Encoding(step.transform, found)
     if hasattr(step, "steps"):
         encoding = _identity(rows)
         for _, inner in step.steps:

@@ -13,7 +13,7 @@ from ..layer.activations import UnitNorm
 from ..layer.base import EvidenceLayer
 from ..utils.model_state import autocasts, exact
 from ..utils.outputs import tensors_of
-from ..utils.validation import check_feature_names, check_labels
+from ..utils.validation import check_feature_names, check_int, check_labels
 from .affine import Affine, RowNorm, check_steps, from_state
 from .calibration import calibrate
 from .checks import check_finite, warn_without_rule
@@ -65,7 +65,10 @@ class Head(nn.Module):
         preprocessing: Preprocessing | None = None,
     ):
         super().__init__()
-        self.n_clusters, self.n_features = n_clusters, n_features
+        self.n_clusters = check_int(n_clusters, "n_clusters")
+        self.n_features = check_int(n_features, "n_features", 1)
+        if self.n_clusters < 2:
+            raise ValueError(f"a clustering needs at least 2 clusters to be explained, got {n_clusters}")
         self.labels = None if labels is None else check_labels(labels, n_clusters)
         self.feature_names = None if feature_names is None else check_feature_names(feature_names, n_features)
         self.steps: tuple[Affine | RowNorm, ...] = () if preprocessing is None else preprocessing.steps
@@ -78,6 +81,10 @@ class Head(nn.Module):
         if not isinstance(layer, EvidenceLayer):
             raise TypeError(
                 f"{type(self).__name__} has no layer that computes its scores: set self.evidence to an EvidenceLayer"
+            )
+        if layer.n_clusters != self.n_clusters:
+            raise ValueError(
+                f"{type(self).__name__} has {self.n_clusters} clusters, but its evidence layer {layer.n_clusters}"
             )
         return layer
 

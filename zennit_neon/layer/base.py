@@ -114,11 +114,39 @@ class EvidenceLayer(nn.Module, ABC):
 
     def prepare(self, points: Tensor) -> Prepared:
         """Points with what competes on them, and what :meth:`relevance` needs again."""
-        return Prepared(points, self.scores(points))
+        scores = self.scores(points)
+        shape = (len(points), self.n_clusters, *points.shape[2:])
+        if not isinstance(scores, Tensor) or not scores.is_floating_point() or scores.shape != shape:
+            raise TypeError(
+                f"{type(self).__name__}.scores must return a floating point tensor (N, K, ...) of shape {shape} for "
+                f"points {tuple(points.shape)}, got {described(scores)}"
+            )
+        return Prepared(points, scores)
 
     def relevance(self, prepared: Prepared, coefficients: Tensor, cluster: Tensor, out: Tensor | None = None) -> Tensor:
         """:meth:`redistribute` for prepared points, of which nothing is computed twice."""
-        return self.redistribute(prepared.points, coefficients, cluster, out)
+        relevance = self.redistribute(prepared.points, coefficients, cluster, out)
+        if type(self).__module__.partition(".")[0] != __name__.partition(".")[0]:
+            self._check_relevance(relevance, prepared, coefficients)
+        return relevance
+
+    def _check_relevance(self, relevance: Any, prepared: Prepared, coefficients: Tensor) -> None:
+        """Refuse relevance of a third party's layer that has another shape, or another sum than it is said to have."""
+        name, shape = type(self).__name__, prepared.points.shape
+        if not isinstance(relevance, Tensor) or relevance.shape != shape:
+            raise TypeError(
+                f"{name}.redistribute must return a tensor (M, d) of shape {tuple(shape)}, got {described(relevance)}"
+            )
+        if not self.conserves:
+            return
+        terms, kind = coefficients.double() * prepared.scores.double(), prepared.scores.dtype
+        missing = (relevance.sum(1, dtype=torch.float64) + terms.sum(1)).abs()
+        if bool((missing > torch.finfo(kind).eps ** 0.5 * (terms.abs().sum(1) + relevance.abs().sum(1))).any()):
+            raise ValueError(
+                f"{name}.redistribute must return relevance that sums over features to "
+                f"-(coefficients * scores).sum(1), but {float(missing.max()):.3g} is missing or too much; if some is lost on purpose, set "
+                "conserves = False in the class"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of the clusters of interest."""
@@ -284,6 +312,11 @@ class EvidenceLayer(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Sizes for ``print``."""
         return f"n_clusters={self.n_clusters}, outputs={len(self.clusters)}"
+
+
+def described(value: Any) -> str:
+    """What came in place of a tensor, for messages."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def is_split(center: Tensor) -> bool:
