@@ -144,8 +144,8 @@ class EvidenceLayer(nn.Module, ABC):
         if bool((missing > torch.finfo(kind).eps ** 0.5 * (terms.abs().sum(1) + relevance.abs().sum(1))).any()):
             raise ValueError(
                 f"{name}.redistribute must return relevance that sums over features to "
-                f"-(coefficients * scores).sum(1), but {float(missing.max()):.3g} is missing or too much; if some is lost on purpose, set "
-                "conserves = False in the class"
+                f"-(coefficients * scores).sum(1), but {float(missing.max()):.3g} is missing or too much; "
+                "if some is lost on purpose, set conserves = False in the class"
             )
 
     def forward(self, x: Tensor) -> Tensor:
